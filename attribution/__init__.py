@@ -1,0 +1,1 @@
+"""Bytes and spans: the membership index of the training data."""

@@ -1,0 +1,1 @@
+"""Tokens: model cards, weights, prompts and the daemon that generates."""
