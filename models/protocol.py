@@ -12,7 +12,9 @@ A frame is a 4-byte big-endian length and that many bytes of msgpack, one map wi
     anything wrong                                  error  {code, message, id?}
 
 The client chooses the ids and uses each once in a connection. The first frame of a connection is a hello, answered by
-a hello. Unknown keys of a known message are ignored, so that a field can be added without a new version.
+a hello. Unknown keys of a known message are ignored, so that a field can be added without a new version. The framing,
+`hello`, `shutdown`, `status` and `error` never change, and need no matching version: a newer package must be able to
+end an older one's daemon.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypeVar, cast,
 
 import msgpack
 
-from models.errors import FrameError
+from models import errors
+from models.errors import FrameError, ModelError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,6 +39,23 @@ PROTOCOL_VERSION: Final = 1
 
 # A context of 4,096 tokens is about 16 KiB; the limit only keeps a broken peer from exhausting the memory.
 MAX_FRAME_BYTES: Final = 16 * 1024 * 1024
+
+# How an error is named on the wire. A code that is not here, from a newer daemon, is read as "model".
+ERROR_CODES: Final[dict[str, type[ModelError]]] = {
+    "card": errors.CardError,
+    "unknown_model": errors.UnknownModelError,
+    "not_pulled": errors.NotPulledError,
+    "weights_damaged": errors.WeightsDamagedError,
+    "pull": errors.PullError,
+    "license_not_accepted": errors.LicenseNotAcceptedError,
+    "unavailable": errors.DaemonUnavailableError,
+    "version": errors.DaemonVersionError,
+    "busy": errors.DaemonBusyError,
+    "frame": errors.FrameError,
+    "context_overflow": errors.ContextOverflowError,
+    "backend": errors.BackendError,
+    "model": errors.ModelError,
+}
 
 _HEADER = struct.Struct(">I")
 
@@ -184,7 +204,7 @@ class StatusMessage:
 
 @dataclass(frozen=True, slots=True)
 class ErrorMessage:
-    """Why a message got no answer; `id` where it had a readable one. The codes are `models.daemon.ERROR_CODES`."""
+    """Why a message got no answer; `id` where it had a readable one. `code` is one of `ERROR_CODES`."""
 
     code: str
     message: str
@@ -193,6 +213,17 @@ class ErrorMessage:
 
 ClientMessage: TypeAlias = ClientHello | GenerateMessage | CancelMessage | StatusQuery | ShutdownMessage
 DaemonMessage: TypeAlias = DaemonHello | DeltaMessage | DoneMessage | StatusMessage | ErrorMessage
+
+
+def error_code(error: ModelError) -> str:
+    """Return the code of an error: that of its class, or of the nearest class above it that has one."""
+    codes = {kind: code for code, kind in ERROR_CODES.items()}
+    return next(codes[kind] for kind in type(error).__mro__ if kind in codes)
+
+
+def error_from(code: str, message: str) -> ModelError:
+    """Return the error that a code and its sentence stand for."""
+    return ERROR_CODES.get(code, ModelError)(message)
 
 
 def encode(message: ClientMessage | DaemonMessage) -> bytes:
