@@ -1,16 +1,16 @@
 r"""The text of a document, and the only place where an editor's positions become offsets.
 
 An offset is a 0-based index of a Unicode code point in the text. A position is what LSP 3.18 says: a line, ended by
-``\\n``, ``\\r\\n`` or ``\\r`` and by nothing else, and a character counted in the negotiated encoding's units. pygls splits
-lines as `str.splitlines` does, at form feeds and U+2028 too, and then puts edits into the wrong line, so that it is not
-asked here. Positions outside the text are clamped as the standard demands: to the end of their line, to the end of the text.
+`\n`, `\r\n` or `\r` and by nothing else, and a character counted in the negotiated encoding's units. pygls splits lines
+as `str.splitlines` does, at form feeds and U+2028 too, and then puts edits into the wrong line, so that it is not asked
+here. Positions outside the text are clamped as the standard demands: to the end of their line, to the end of the text.
 """
 
 from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, NamedTuple
 
@@ -43,7 +43,6 @@ class Snapshot:
     language: str
     version: int
     text: str
-    cells: tuple[str, ...] = field(default=())
 
     @cached_property
     def line_starts(self) -> tuple[int, ...]:
@@ -78,7 +77,7 @@ class Snapshot:
         """Return the document after the changes, each of which speaks of the text that the one before it left."""
         after = self
         for change in changes:
-            after = Snapshot(self.uri, self.language, version, after._edited(change, encoding), self.cells)
+            after = Snapshot(self.uri, self.language, version, after._edited(change, encoding))
         return after
 
     def _edited(self, change: Change, encoding: Encoding) -> str:
@@ -92,7 +91,7 @@ class Snapshot:
 
 
 def _code_points(line: str, units: int, encoding: Encoding) -> int:
-    """Return how many code points of the line its first `units` units are; a unit inside a character counts as before it."""
+    """Return how many code points the first `units` units of the line are; half a character counts as before it."""
     if encoding == "utf-32" or line.isascii():
         return min(units, len(line))
     if encoding == "utf-8":

@@ -41,8 +41,8 @@ def parse(options: object) -> tuple[Settings, tuple[str, ...]]:
     """Return the settings of an editor's options, and one sentence for each that could not be used.
 
     `options` is what `initializationOptions` or `workspace/didChangeConfiguration` carry, with or without the section's
-    name `starcite` round it. A bad value costs only itself: its default stands. Names that are not ours are passed over,
-    because an editor's own keys lie in the same section.
+    name `starcite` round it. A bad value costs only itself: its default stands. Names that are not ours are passed
+    over, because an editor's own keys lie in the same section.
     """
     if isinstance(options, Mapping) and isinstance(options.get("starcite"), Mapping):
         options = options["starcite"]
