@@ -14,10 +14,13 @@ import re
 import socket
 import stat
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from models.errors import DaemonUnavailableError, UnknownModelError
 from models.paths import runtime_dir
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 READY_LINE = "ready"
 TAKEN_LINE = "taken"

@@ -1,0 +1,336 @@
+"""llama.cpp behind `models.scheduler.Engine`: the only file that knows llama_cpp, its low-level interface throughout.
+
+What is set here and not left to defaults was measured on a CPU: flash attention off (an increment of 16 tokens on a
+context of 1,500 takes half the time), f16 cache (quantized ones make the prefill 3-6 times slower), fewer threads than
+cores (with one other busy process, as many threads as cores were up to 40 times slower), a cancel flag that C reads.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import llama_cpp.llama_cpp as llama
+import numpy as np
+
+from models.errors import BackendError, ContextOverflowError
+from models.fim import HealTable, render
+from models.protocol import Done, GenerateRequest, TokenCounts
+from models.stream import TextStream
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from models.cards import Card
+    from models.protocol import FinishReason
+    from models.scheduler import CancelFlag
+
+# The window of a completion is far smaller; a longer context costs memory (12 KiB a token for the 0.5B model).
+CONTEXT_TOKENS = 4096
+# Prompts that stay in the cache beside each other: the file at hand and the one before. Switching between two
+# 1,400-token prompts then takes 9 ms and not 2.3 s.
+CACHED_PROMPTS = 2
+# Tokens in one computation. A cancelled or overdue prefill keeps what whole slices it finished.
+SLICE_TOKENS = 64
+# Generating is bound by memory, the prefill by arithmetic; and a container's share may be smaller than its cores.
+MAX_DECODE_THREADS = 4
+MAX_PREFILL_THREADS = 8
+
+_NO_SLOT = 1
+_ABORTED = 2
+_NO_SPECIALS = False  # neither added nor parsed nor printed: they are models.fim's
+_LOG_LEVEL_ERROR = 3  # GGML_LOG_LEVEL_ERROR, which the binding leaves out
+
+log = logging.getLogger(__name__)
+
+
+class Engine:
+    """A model in memory with the prompts it saw last. Not thread safe: one thread makes, uses and closes it."""
+
+    def __init__(
+        self,
+        path: Path,
+        card: Card,
+        *,
+        threads: int | None = None,
+        context_tokens: int = CONTEXT_TOKENS,
+        cached_prompts: int = CACHED_PROMPTS,
+    ) -> None:
+        """Load the weights, at most `context_tokens` of context for each of `cached_prompts` prompts.
+
+        Raises `BackendError` where the file is not a model that this llama.cpp can load.
+        """
+        cores = _usable_cores()
+        self.threads = threads or max(1, min(cores - 1, MAX_DECODE_THREADS))
+        prefill_threads = threads or max(1, min(cores - 1, MAX_PREFILL_THREADS))
+        self._card = card
+        self._model = _load_model(path, card)
+        self._context_tokens = min(card.context_length, context_tokens)
+        self._context = self._new_context(cached_prompts, prefill_threads)
+        self._memory = llama.llama_get_memory(self._context)
+        self._batch = llama.llama_batch_init(SLICE_TOKENS, 0, 1)
+        self._vocabulary = Vocabulary(self._model)
+        self._heal_table = HealTable(self._vocabulary.pieces)
+        self._prompts = [_CachedPrompt(sequence) for sequence in range(cached_prompts)]
+        self._strlen = ctypes.cast(ctypes.CDLL(None).strlen, llama.ggml_abort_callback)
+
+    def close(self) -> None:
+        """Free the model; the engine cannot be used any more."""
+        llama.llama_batch_free(self._batch)
+        llama.llama_free(self._context)
+        llama.llama_model_free(self._model)
+
+    def generate(self, request: GenerateRequest, cancel: CancelFlag, emit: Callable[[str], None]) -> Done:
+        """Generate greedily what stands at the cursor, give the text to `emit` as it comes, and return the end.
+
+        The text starts at the cursor: where the last typed token is healed, the bytes that were typed already are not
+        part of it. It never holds a special token, a stop string, or half a character. Raises `ContextOverflowError`
+        where the prompt cannot be made to fit, and `BackendError`; the engine can be used afterwards.
+        """
+        started_s = time.perf_counter()
+        run = _Run(request, cancel, emit, deadline_s=started_s + request.time_limit_ms / 1000)
+        max_tokens = min(request.max_tokens, self._context_tokens // 2)
+        rendered = render(request.prompt, self._card, self._vocabulary.tokenize, self._context_tokens - max_tokens)
+        llama.llama_set_abort_callback(self._context, self._strlen, ctypes.c_void_p(cancel.address))
+        prompt = self._reuse(rendered.tokens)
+        reused = len(prompt.tokens)
+        try:
+            reason = self._prefill(prompt, rendered.tokens, run)
+            prefilled_s = time.perf_counter()
+            reason = reason or self._decode(prompt, rendered.heal, max_tokens, run)
+        finally:
+            # The flag's memory goes with the job; nothing may read it after this.
+            llama.llama_set_abort_callback(self._context, llama.ggml_abort_callback(), None)
+        timings_ms = {
+            "prefill": (prefilled_s - started_s) * 1000,
+            "decode": (time.perf_counter() - prefilled_s) * 1000,
+        }
+        if run.first_token_s is not None:
+            timings_ms["time_to_first_token"] = (run.first_token_s - started_s) * 1000
+        return Done(reason, TokenCounts(len(rendered.tokens), reused, run.generated), timings_ms)
+
+    def _new_context(self, cached_prompts: int, prefill_threads: int) -> llama.llama_context_p:
+        params = llama.llama_context_default_params()
+        params.n_ctx = self._context_tokens * cached_prompts
+        params.n_seq_max = cached_prompts
+        params.kv_unified = False  # else attention reads the other prompts' cells too
+        params.n_batch = params.n_ubatch = SLICE_TOKENS
+        params.n_outputs_max = 1
+        params.n_threads = self.threads
+        params.n_threads_batch = prefill_threads
+        params.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_DISABLED
+        params.no_perf = True
+        context: llama.llama_context_p | None = llama.llama_init_from_model(self._model, params)
+        if not context:
+            llama.llama_model_free(self._model)
+            raise BackendError(
+                "There is not enough memory for the model's context: close programs or use a smaller model."
+            )
+        return context
+
+    def _reuse(self, tokens: list[int]) -> _CachedPrompt:
+        """Return the cached prompt to continue, cut to what it shares with `tokens`; one token is always left over."""
+        prompt = max(self._prompts, key=lambda cached: cached.shared(tokens))
+        if 2 * prompt.shared(tokens) < len(prompt.tokens):  # another file's prompt: it may be wanted again
+            prompt = min(self._prompts, key=lambda cached: cached.used_s)
+        prompt.used_s = time.perf_counter()
+        self._cut(prompt, min(prompt.shared(tokens), len(tokens) - 1))
+        return prompt
+
+    def _cut(self, prompt: _CachedPrompt, length: int) -> None:
+        """Forget a cached prompt from position `length` on, or all of it where its model cannot forget a part."""
+        if not llama.llama_memory_seq_rm(self._memory, prompt.sequence, length, -1):
+            llama.llama_memory_seq_rm(self._memory, prompt.sequence, -1, -1)
+            length = 0
+        del prompt.tokens[length:]
+
+    def _prefill(self, prompt: _CachedPrompt, tokens: list[int], run: _Run) -> FinishReason | None:
+        """Compute the tokens that are not cached yet; return a reason where the run ended before the last."""
+        while len(prompt.tokens) < len(tokens):
+            if reason := run.interrupted():
+                return reason
+            start = len(prompt.tokens)
+            end = min(start + SLICE_TOKENS, len(tokens))
+            if not self._compute(prompt, tokens[start:end], want_logits=end == len(tokens)):
+                return "cancelled"
+        return None
+
+    def _decode(self, prompt: _CachedPrompt, heal: bytes, max_tokens: int, run: _Run) -> FinishReason:
+        """Choose, emit and compute one token after the other until something ends it."""
+        while True:
+            token = self._choose(heal)
+            run.first_token_s = run.first_token_s or time.perf_counter()
+            if token is None or self._vocabulary.is_special[token]:
+                run.flush()
+                return "stop"
+            piece = self._vocabulary.pieces[token]
+            run.generated += 1
+            if heal:
+                heal, piece = self._heal_table.advance(heal, piece)
+            run.push(piece)
+            if run.stream.stopped:
+                return "stop"
+            reason = "length" if run.generated >= max_tokens else run.interrupted()
+            if reason is None and not self._compute(prompt, [token], want_logits=True):
+                reason = "cancelled"
+            if reason is not None:
+                run.flush()
+                return reason
+
+    def _choose(self, heal: bytes) -> int | None:
+        """Return the likeliest token, among those that agree with the bytes to heal where there are any."""
+        logits = np.ctypeslib.as_array(llama.llama_get_logits_ith(self._context, -1), (self._vocabulary.size,))
+        if not heal:
+            return int(logits.argmax())
+        allowed = np.asarray(self._heal_table.allowed(heal))
+        return int(allowed[logits[allowed].argmax()]) if allowed.size else None
+
+    def _compute(self, prompt: _CachedPrompt, tokens: Sequence[int], *, want_logits: bool) -> bool:
+        """Run the model over the next tokens of a prompt; return False where the cancel flag ended it.
+
+        Whatever happens, `prompt.tokens` are afterwards the tokens that the cache holds.
+        """
+        batch, start = self._batch, len(prompt.tokens)
+        batch.n_tokens = len(tokens)
+        for i, token in enumerate(tokens):
+            batch.token[i] = token
+            batch.pos[i] = start + i
+            batch.n_seq_id[i] = 1
+            batch.seq_id[i][0] = prompt.sequence
+            batch.logits[i] = 0
+        batch.logits[len(tokens) - 1] = want_logits
+        status = llama.llama_decode(self._context, batch)
+        if status == 0:
+            prompt.tokens.extend(tokens)
+            return True
+        # Slices are whole computations: one that failed left nothing behind that counts.
+        self._cut(prompt, start)
+        if status == _ABORTED:
+            return False
+        if status == _NO_SLOT:
+            raise ContextOverflowError(f"The model's context of {self._context_tokens} tokens is full: send less text.")
+        raise BackendError(f"llama.cpp failed with the code {status}: see the daemon's log, then try again.")
+
+
+class Vocabulary:
+    """A model's tokens: `pieces[id]` is a token's bytes, `is_special[id]` tells that it is never text."""
+
+    def __init__(self, model: llama.llama_model_p) -> None:
+        """Read all tokens once: 150,000 take about 0.2 s."""
+        self._vocab = llama.llama_model_get_vocab(model)
+        self.size: int = llama.llama_vocab_n_tokens(self._vocab)
+        self.is_special = [self._special(token) for token in range(self.size)]
+        # A special token has no bytes here, so that it can never heal anything.
+        self.pieces = [b"" if self.is_special[token] else self._piece(token) for token in range(self.size)]
+
+    def tokenize(self, text: str) -> list[int]:
+        """Return the tokens of plain text: what looks like a special token in it is text too."""
+        data = text.encode("utf-8", "replace")
+        room = len(data) + 1
+        tokens = (llama.llama_token * room)()
+        count = llama.llama_tokenize(self._vocab, data, len(data), tokens, room, _NO_SPECIALS, _NO_SPECIALS)
+        if count < 0:
+            raise BackendError(f"The tokenizer failed on {len(data)} bytes of text: report this text.")
+        return tokens[:count]
+
+    def _special(self, token: int) -> bool:
+        attributes = llama.llama_vocab_get_attr(self._vocab, token)
+        unreadable = llama.LLAMA_TOKEN_ATTR_CONTROL | llama.LLAMA_TOKEN_ATTR_UNKNOWN | llama.LLAMA_TOKEN_ATTR_UNUSED
+        return bool(attributes & unreadable) or llama.llama_vocab_is_eog(self._vocab, token)
+
+    def _piece(self, token: int) -> bytes:
+        room = 64
+        while True:
+            piece = ctypes.create_string_buffer(room)
+            length: int = llama.llama_token_to_piece(self._vocab, token, piece, room, 0, _NO_SPECIALS)
+            if length >= 0:
+                return piece.raw[:length]
+            room = -length
+
+
+@dataclass(slots=True)
+class _CachedPrompt:
+    """The tokens whose keys and values lie in the cache as one of llama.cpp's sequences."""
+
+    sequence: int
+    tokens: list[int] = field(default_factory=list)
+    used_s: float = 0.0
+
+    def shared(self, tokens: list[int]) -> int:
+        """Return the length of the common beginning."""
+        for i, (cached, token) in enumerate(zip(self.tokens, tokens, strict=False)):
+            if cached != token:
+                return i
+        return min(len(self.tokens), len(tokens))
+
+
+class _Run:
+    """What one generation has done so far, and what may end it."""
+
+    def __init__(
+        self, request: GenerateRequest, cancel: CancelFlag, emit: Callable[[str], None], *, deadline_s: float
+    ) -> None:
+        self.stream = TextStream(request.stop)
+        self.generated = 0
+        self.first_token_s: float | None = None
+        self._cancel = cancel
+        self._emit = emit
+        self._deadline_s = deadline_s
+
+    def push(self, piece: bytes) -> None:
+        if text := self.stream.push(piece):
+            self._emit(text)
+
+    def flush(self) -> None:
+        if text := self.stream.flush():
+            self._emit(text)
+
+    def interrupted(self) -> FinishReason | None:
+        if self._cancel.is_set():
+            return "cancelled"
+        return "time" if time.perf_counter() >= self._deadline_s else None
+
+
+def _usable_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+# The library's last words, for the sentence of an error: it returns only a null pointer.
+_last_words: deque[str] = deque(maxlen=1)
+
+
+def _log_line(level: int, text: bytes, _user_data: object) -> None:
+    line = text.decode("utf-8", "replace").strip()
+    if not line:
+        return
+    log.debug("%s", line)
+    if level == _LOG_LEVEL_ERROR:
+        _last_words.append(line)
+
+
+# Kept here, because the library keeps only its address.
+_LOG_CALLBACK = llama.llama_log_callback(_log_line)
+
+
+def _load_model(path: Path, card: Card) -> llama.llama_model_p:
+    llama.llama_log_set(_LOG_CALLBACK, ctypes.c_void_p())  # else hundreds of lines go to stderr
+    llama.llama_backend_init()
+    params = llama.llama_model_default_params()
+    params.n_gpu_layers = 0
+    params.load_mode = llama.LLAMA_LOAD_MODE_MMAP
+    _last_words.clear()
+    model: llama.llama_model_p | None = llama.llama_model_load_from_file(os.fsencode(path), params)
+    if not model:
+        reason = _last_words[0] if _last_words else "no reason given"
+        raise BackendError(
+            f"{path} is not a model that llama.cpp can load ({reason}): run 'starcite models pull {card.id}'."
+        )
+    return model
