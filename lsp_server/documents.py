@@ -12,7 +12,12 @@ import re
 from bisect import bisect_right
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from lsp_server.errors import FileInputError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 Encoding = Literal["utf-8", "utf-16", "utf-32"]
 
@@ -88,6 +93,42 @@ class Snapshot:
             start, end = end, start
         text = self.text[:start] + change.text + self.text[end:]
         return _joined_surrogates(text) if _SURROGATE.search(change.text) else text
+
+
+def read_source(path: Path) -> str:
+    """Return the text of a file, its line ends as they are; raises FileInputError where it is no UTF-8 text."""
+    try:
+        data = path.read_bytes()
+    except IsADirectoryError:
+        message = f"{path} is a folder; name a file."
+        raise FileInputError(message) from None
+    except OSError as error:
+        message = f"{path} cannot be read ({error.strerror}); name a file that can."
+        raise FileInputError(message) from error
+    if b"\0" in data:
+        message = f"{path} is a binary file; name a file of source text."
+        raise FileInputError(message)
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        message = f"{path} is not UTF-8 (byte {error.start}); save it as UTF-8."
+        raise FileInputError(message) from error
+
+
+def offset_of(snapshot: Snapshot, line: int, column: int) -> int:
+    """Return the offset of a 1-based line and column in code points, as the command line counts.
+
+    Raises FileInputError where the text has no such line, or the line no such column.
+    """
+    lines = len(snapshot.line_starts)
+    if not 1 <= line <= lines:
+        message = f"line {line} is outside the file; it has {lines} lines."
+        raise FileInputError(message)
+    start, end = snapshot.line_bounds(line - 1)
+    if not 1 <= column <= end - start + 1:
+        message = f"column {column} is outside line {line}; the cursor can stand at 1 to {end - start + 1}."
+        raise FileInputError(message)
+    return start + column - 1
 
 
 def _code_points(line: str, units: int, encoding: Encoding) -> int:

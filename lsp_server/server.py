@@ -1,6 +1,6 @@
 """The language server: LSP in and out. The only file that knows pygls and lsprotocol.
 
-Three habits of pygls 2.1 are mended here, each seen with a real client. It splits lines where LSP does not: the documents
+Three habits of pygls 2.1 are mended here, each seen with a real client. It splits lines where LSP does not: documents
 are ours. It never answers a request whose parameters do not fit: such a one is answered with an error. It turns the
 parameters of custom methods into tuples that lose names: they stay maps.
 """
