@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 import llama_cpp.llama_cpp as llama
 import numpy as np
 
+from models import fim
 from models.errors import BackendError, ContextOverflowError
-from models.fim import HealTable, render
 from models.protocol import Done, GenerateRequest, TokenCounts
 from models.stream import TextStream
 
@@ -31,11 +31,12 @@ if TYPE_CHECKING:
     from models.protocol import FinishReason
     from models.scheduler import CancelFlag
 
-# The window of a completion is far smaller; a longer context costs memory (12 KiB a token for the 0.5B model).
-CONTEXT_TOKENS = 4096
-# Prompts that stay in the cache beside each other: the file at hand and the one before. Switching between two
-# 1,400-token prompts then takes 9 ms and not 2.3 s.
-CACHED_PROMPTS = 2
+# For each cached prompt: a prompt of `fim.Limits` and as many generated tokens. A token takes 12 KiB (0.5B model).
+CONTEXT_TOKENS = 2048
+PROMPT_TOKENS = fim.Limits().prompt_tokens
+# Prompts that stay in the cache beside each other, so that going to another file and back costs milliseconds: measured
+# between two 1,400-token prompts, 9 ms and not 2.3 s.
+CACHED_PROMPTS = 4
 # Tokens in one computation. A cancelled or overdue prefill keeps what whole slices it finished.
 SLICE_TOKENS = 64
 # Generating is bound by memory, the prefill by arithmetic; and a container's share may be smaller than its cores.
@@ -44,7 +45,11 @@ MAX_PREFILL_THREADS = 8
 
 _NO_SLOT = 1
 _ABORTED = 2
-_NO_SPECIALS = False  # neither added nor parsed nor printed: they are models.fim's
+_ADD_NO_SPECIAL = False  # where special tokens stand is models.fim's to say
+_PRINT_NO_SPECIAL = False
+_ATTRIBUTES_WITHOUT_TEXT = (
+    llama.LLAMA_TOKEN_ATTR_CONTROL | llama.LLAMA_TOKEN_ATTR_UNKNOWN | llama.LLAMA_TOKEN_ATTR_UNUSED
+)
 _LOG_LEVEL_ERROR = 3  # GGML_LOG_LEVEL_ERROR, which the binding leaves out
 
 log = logging.getLogger(__name__)
@@ -60,11 +65,13 @@ class Engine:
         *,
         threads: int | None = None,
         context_tokens: int = CONTEXT_TOKENS,
+        prompt_tokens: int = PROMPT_TOKENS,
         cached_prompts: int = CACHED_PROMPTS,
     ) -> None:
-        """Load the weights, at most `context_tokens` of context for each of `cached_prompts` prompts.
+        """Load the weights, and make room for `context_tokens` of each of `cached_prompts` prompts.
 
-        Raises `BackendError` where the file is not a model that this llama.cpp can load.
+        `prompt_tokens` of these are the prompt's at most, the others are generated. Raises `BackendError` where the
+        file is not a model that this llama.cpp can load.
         """
         cores = _usable_cores()
         self.threads = threads or max(1, min(cores - 1, MAX_DECODE_THREADS))
@@ -72,11 +79,12 @@ class Engine:
         self._card = card
         self._model = _load_model(path, card)
         self._context_tokens = min(card.context_length, context_tokens)
+        self._prompt_tokens = min(prompt_tokens, self._context_tokens * 3 // 4)
         self._context = self._new_context(cached_prompts, prefill_threads)
         self._memory = llama.llama_get_memory(self._context)
         self._batch = llama.llama_batch_init(SLICE_TOKENS, 0, 1)
-        self._vocabulary = Vocabulary(self._model)
-        self._heal_table = HealTable(self._vocabulary.pieces)
+        self._tokens = _Tokens(self._model, card)
+        self._heal_table = fim.HealTable(self._tokens.pieces)
         self._prompts = [_CachedPrompt(sequence) for sequence in range(cached_prompts)]
         self._strlen = ctypes.cast(ctypes.CDLL(None).strlen, llama.ggml_abort_callback)
 
@@ -89,21 +97,26 @@ class Engine:
     def generate(self, request: GenerateRequest, cancel: CancelFlag, emit: Callable[[str], None]) -> Done:
         """Generate greedily what stands at the cursor, give the text to `emit` as it comes, and return the end.
 
+        With `max_tokens` 0 only the prompt is computed, so that a later request finds it in the cache.
         The text starts at the cursor: where the last typed token is healed, the bytes that were typed already are not
         part of it. It never holds a special token, a stop string, or half a character. Raises `ContextOverflowError`
         where the prompt cannot be made to fit, and `BackendError`; the engine can be used afterwards.
         """
         started_s = time.perf_counter()
-        run = _Run(request, cancel, emit, deadline_s=started_s + request.time_limit_ms / 1000)
-        max_tokens = min(request.max_tokens, self._context_tokens // 2)
-        rendered = render(request.prompt, self._card, self._vocabulary.tokenize, self._context_tokens - max_tokens)
+        run = _Run(
+            (*request.stop, *self._tokens.stop_texts), cancel, emit, deadline_s=started_s + request.time_limit_ms / 1000
+        )
+        max_tokens = min(request.max_tokens, self._context_tokens - self._prompt_tokens)
+        limits = fim.Limits(prompt_tokens=self._prompt_tokens, generate_tokens=max_tokens)
+        rendered = fim.render(request.prompt, self._card, self._tokens.vocabulary, limits)
         llama.llama_set_abort_callback(self._context, self._strlen, ctypes.c_void_p(cancel.address))
         prompt = self._reuse(rendered.tokens)
         reused = len(prompt.tokens)
         try:
             reason = self._prefill(prompt, rendered.tokens, run)
             prefilled_s = time.perf_counter()
-            reason = reason or self._decode(prompt, rendered.heal, max_tokens, run)
+            if reason is None:
+                reason = self._decode(prompt, rendered.heal, max_tokens, run) if max_tokens else "length"
         finally:
             # The flag's memory goes with the job; nothing may read it after this.
             llama.llama_set_abort_callback(self._context, llama.ggml_abort_callback(), None)
@@ -121,7 +134,6 @@ class Engine:
         params.n_seq_max = cached_prompts
         params.kv_unified = False  # else attention reads the other prompts' cells too
         params.n_batch = params.n_ubatch = SLICE_TOKENS
-        params.n_outputs_max = 1
         params.n_threads = self.threads
         params.n_threads_batch = prefill_threads
         params.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_DISABLED
@@ -137,7 +149,7 @@ class Engine:
     def _reuse(self, tokens: list[int]) -> _CachedPrompt:
         """Return the cached prompt to continue, cut to what it shares with `tokens`; one token is always left over."""
         prompt = max(self._prompts, key=lambda cached: cached.shared(tokens))
-        if 2 * prompt.shared(tokens) < len(prompt.tokens):  # another file's prompt: it may be wanted again
+        if 2 * prompt.shared(tokens) < min(len(prompt.tokens), len(tokens)):  # another file's: it may be wanted again
             prompt = min(self._prompts, key=lambda cached: cached.used_s)
         prompt.used_s = time.perf_counter()
         self._cut(prompt, min(prompt.shared(tokens), len(tokens) - 1))
@@ -166,14 +178,13 @@ class Engine:
         while True:
             token = self._choose(heal)
             run.first_token_s = run.first_token_s or time.perf_counter()
-            if token is None or self._vocabulary.is_special[token]:
+            if token is None or self._tokens.is_special[token]:
                 run.flush()
                 return "stop"
-            piece = self._vocabulary.pieces[token]
+            piece = self._tokens.pieces[token]
             run.generated += 1
-            if heal:
-                heal, piece = self._heal_table.advance(heal, piece)
-            run.push(piece)
+            run.push(piece[len(heal) :])
+            heal = self._heal_table.advance(heal, piece)
             if run.stream.stopped:
                 return "stop"
             reason = "length" if run.generated >= max_tokens else run.interrupted()
@@ -185,7 +196,7 @@ class Engine:
 
     def _choose(self, heal: bytes) -> int | None:
         """Return the likeliest token, among those that agree with the bytes to heal where there are any."""
-        logits = np.ctypeslib.as_array(llama.llama_get_logits_ith(self._context, -1), (self._vocabulary.size,))
+        logits = np.ctypeslib.as_array(llama.llama_get_logits_ith(self._context, -1), (self._tokens.size,))
         if not heal:
             return int(logits.argmax())
         allowed = np.asarray(self._heal_table.allowed(heal))
@@ -218,37 +229,48 @@ class Engine:
         raise BackendError(f"llama.cpp failed with the code {status}: see the daemon's log, then try again.")
 
 
-class Vocabulary:
-    """A model's tokens: `pieces[id]` is a token's bytes, `is_special[id]` tells that it is never text."""
+class _Tokens:
+    """A model's tokens: `pieces[id]` is a token's bytes, `is_special[id]` tells that it ends a text and is none itself.
 
-    def __init__(self, model: llama.llama_model_p) -> None:
-        """Read all tokens once: 150,000 take about 0.2 s."""
+    `stop_texts` are those of the card's stops that are no single tokens of this model.
+    """
+
+    def __init__(self, model: llama.llama_model_p, card: Card) -> None:
         self._vocab = llama.llama_model_get_vocab(model)
         self.size: int = llama.llama_vocab_n_tokens(self._vocab)
-        self.is_special = [self._special(token) for token in range(self.size)]
+        stops = {text: self._token_of(text) for text in card.stops}
+        self.stop_texts = tuple(text for text, token in stops.items() if token is None)
+        markers = {marker: self._token_of(marker) for marker in fim.markers(card)}
+        marker_ids = {marker: token for marker, token in markers.items() if token is not None}
+        special = {*stops.values(), *marker_ids.values()}
+        self.is_special = [token in special or self._has_no_text(token) for token in range(self.size)]
         # A special token has no bytes here, so that it can never heal anything.
         self.pieces = [b"" if self.is_special[token] else self._piece(token) for token in range(self.size)]
+        self.vocabulary = fim.Vocabulary(self.tokenize, self.pieces, marker_ids)
 
-    def tokenize(self, text: str) -> list[int]:
-        """Return the tokens of plain text: what looks like a special token in it is text too."""
+    def tokenize(self, text: str, *, parse_special: bool = False) -> list[int]:
+        """Return the tokens of a text, in which what looks like a special token is text too unless told otherwise."""
         data = text.encode("utf-8", "replace")
         room = len(data) + 1
         tokens = (llama.llama_token * room)()
-        count = llama.llama_tokenize(self._vocab, data, len(data), tokens, room, _NO_SPECIALS, _NO_SPECIALS)
+        count = llama.llama_tokenize(self._vocab, data, len(data), tokens, room, _ADD_NO_SPECIAL, parse_special)
         if count < 0:
             raise BackendError(f"The tokenizer failed on {len(data)} bytes of text: report this text.")
         return tokens[:count]
 
-    def _special(self, token: int) -> bool:
+    def _token_of(self, text: str) -> int | None:
+        tokens = self.tokenize(text, parse_special=True)
+        return tokens[0] if len(tokens) == 1 else None
+
+    def _has_no_text(self, token: int) -> bool:
         attributes = llama.llama_vocab_get_attr(self._vocab, token)
-        unreadable = llama.LLAMA_TOKEN_ATTR_CONTROL | llama.LLAMA_TOKEN_ATTR_UNKNOWN | llama.LLAMA_TOKEN_ATTR_UNUSED
-        return bool(attributes & unreadable) or llama.llama_vocab_is_eog(self._vocab, token)
+        return bool(attributes & _ATTRIBUTES_WITHOUT_TEXT) or llama.llama_vocab_is_eog(self._vocab, token)
 
     def _piece(self, token: int) -> bytes:
         room = 64
         while True:
             piece = ctypes.create_string_buffer(room)
-            length: int = llama.llama_token_to_piece(self._vocab, token, piece, room, 0, _NO_SPECIALS)
+            length: int = llama.llama_token_to_piece(self._vocab, token, piece, room, 0, _PRINT_NO_SPECIAL)
             if length >= 0:
                 return piece.raw[:length]
             room = -length
@@ -274,9 +296,9 @@ class _Run:
     """What one generation has done so far, and what may end it."""
 
     def __init__(
-        self, request: GenerateRequest, cancel: CancelFlag, emit: Callable[[str], None], *, deadline_s: float
+        self, stops: tuple[str, ...], cancel: CancelFlag, emit: Callable[[str], None], *, deadline_s: float
     ) -> None:
-        self.stream = TextStream(request.stop)
+        self.stream = TextStream(stops)
         self.generated = 0
         self.first_token_s: float | None = None
         self._cancel = cancel
