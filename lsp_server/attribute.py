@@ -11,9 +11,8 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from attribution.index import Index, Match, search
-
 from attribution.errors import AttributionError
+from attribution.index import Index, Match, search
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from pathlib import Path
 
-    from attribution.index import Match
     from models.client import Client
 
+    from attribution.index import Match
     from lsp_server.attribute import Checked, Corpora
     from lsp_server.documents import Snapshot
     from lsp_server.postprocess import Kind, Scope

@@ -10,11 +10,11 @@ import sys
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from attribution.index import Index
 from models.client import Client
 from models.store import Store
 
 from attribution.errors import AttributionError
+from attribution.index import Index
 from lsp_server.session import installed_indexes
 from models import paths
 from models.cards import load_card

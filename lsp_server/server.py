@@ -29,9 +29,9 @@ from lsp_server.session import Session, Status, selected
 from models.errors import ModelError
 
 if TYPE_CHECKING:
-    from attribution.index import Match
     from cattrs import Converter
 
+    from attribution.index import Match
     from lsp_server.completion import Completion
 
 LOGGER = logging.getLogger(__name__)

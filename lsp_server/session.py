@@ -24,7 +24,6 @@ from models.cards import load_card
 
 if TYPE_CHECKING:
     from attribution.index import Match
-
     from lsp_server.attribute import Checked
 
 State = Literal["starting", "downloading", "ready", "busy", "degraded", "off"]

@@ -1,0 +1,72 @@
+"""What every command shares on the terminal: how it is declared, its progress, its one line of complaint."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable
+
+FOUND = 1
+BAD_INPUT = 2
+UNAVAILABLE = 3
+INTERRUPTED = 130
+
+Commands = Any  # argparse names the type of what add_subparsers returns only privately
+
+
+def command(
+    commands: Commands, name: str, run: Callable[[argparse.Namespace], int], summary: str, example: str
+) -> argparse.ArgumentParser:
+    """Add a command that is done by `run`; its example ends its help."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.", epilog=f"Example: {example}"
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def group(commands: Commands, name: str, summary: str, example: str) -> Commands:
+    """Add a command that only holds others, and return where they are added."""
+    parser = commands.add_parser(
+        name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.", epilog=f"Example: {example}"
+    )
+    return parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+
+def with_json(parser: argparse.ArgumentParser) -> None:
+    """Add `--json`."""
+    parser.add_argument("--json", action="store_true", help="print the answer as JSON")
+
+
+class Progress:
+    """One line on stderr that is written over, at most ten times a second."""
+
+    def __init__(self, label: str) -> None:
+        """Begin every line with the label."""
+        self._label = label
+        self._next = 0.0
+
+    def show(self, done: int, total: int) -> None:
+        """Show a count."""
+        self._write(f"{self._label} {done:,} of {total:,}", last=done == total)
+
+    def show_bytes(self, done: int, total: int, source: str) -> None:
+        """Show bytes as a bar, and where they come from."""
+        bar = "█" * (done * 30 // total)
+        self._write(f"{self._label} {bar:30} {done / 1e6:.0f} of {total / 1e6:.0f} MB, {source}", last=done == total)
+
+    def _write(self, line: str, *, last: bool) -> None:
+        if last or time.monotonic() >= self._next:
+            self._next = time.monotonic() + 0.1
+            sys.stderr.write(f"\r\x1b[K{line}" + "\n" * last)
+            sys.stderr.flush()
+
+
+def complain(message: str, status: int) -> int:
+    """Write one line to stderr and return the exit status that goes with it."""
+    sys.stderr.write(f"starcite: {message}\n")
+    return status
