@@ -67,7 +67,7 @@ describe("checkSelection", () => {
   it("replaces the marks in the checked lines and keeps those elsewhere", async () => {
     const { editor, document } = open(none);
     await checkSelection(editor, finds(1, 5), marks);
-    await checkSelection({ ...editor, selection: line(5) as vscode.Selection }, finds(), marks);
+    await checkSelection(open(line(5)).editor, finds(), marks);
     expect(marks.of(document as unknown as vscode.TextDocument).map((mark) => mark.start)).toEqual([10]);
   });
 
