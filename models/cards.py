@@ -40,7 +40,7 @@ Order = Literal["PSM", "SPM"]
 Form = Literal["qwen", "starcoder2", "starcoder", "none"]
 
 _OWN_CARDS = Path(__file__).with_name("cards")
-_RESERVED_IDS = {"cards"}  # the folder of the user's cards stands beside the folders of the models
+_RESERVED_IDS = {"cards", "licenses"}  # folders of the store that stand beside the folders of the models
 _ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _SHA256 = re.compile(r"[0-9a-f]{64}")

@@ -61,7 +61,8 @@ class Limits:
 class Vocabulary:
     """A loaded model's tokens.
 
-    `tokenize` turns plain text into ids: it parses no special tokens and adds none. `pieces[id]` are the bytes of a
+    `tokenize` turns plain text into ids: it parses no special tokens and adds none; it may be memoised, since between
+    two keys most of the text stays, and `render` changes none of its lists. `pieces[id]` are the bytes of a
     token, empty for special ones; together they give back the text. `marker_ids` has the id of each of `markers(card)`.
     """
 
