@@ -6,6 +6,7 @@ that was not checked; what could not be checked says so.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
 from collections import OrderedDict
@@ -13,19 +14,19 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from lsp_server import context, languages, postprocess, prompt
+from models.errors import DaemonUnavailableError
 from models.protocol import Done, GenerateRequest, TokenCounts
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from pathlib import Path
 
-    from models.client import Client
-
     from attribution.index import Match
     from lsp_server.attribute import Checked, Corpora
     from lsp_server.documents import Snapshot
     from lsp_server.postprocess import Kind, Scope
     from lsp_server.settings import Settings
+    from models.client import Client
     from models.protocol import FimPrompt, Snippet
 
 Origin = Literal["model", "cache", "typed"]
@@ -229,20 +230,13 @@ def _without_prefix(fim: FimPrompt) -> FimPrompt:
 async def _streamed(client: Client, request: GenerateRequest, scope: Scope) -> tuple[str, Done]:
     """Return the generated text and how it ended; the model is freed as soon as nothing more can be shown."""
     text = ""
-    finished = False
-    generation = client.generate(request)
-    try:
-        async for part in generation:
-            if isinstance(part, Done):
-                return text, Done("stop", part.tokens, part.timings_ms) if finished else part
-            text += part.text
-            if not finished and postprocess.is_finished(text, scope):
-                finished = True
-                await generation.cancel()
-    finally:
-        await generation.aclose()
-    message = "a generation ended without its last message"
-    raise AssertionError(message)
+    events = client.generate(request, until=lambda so_far: postprocess.is_finished(so_far, scope))
+    async with contextlib.aclosing(events):
+        async for event in events:
+            if isinstance(event, Done):
+                return text, event
+            text += event.text
+    raise DaemonUnavailableError("The model daemon broke off an answer: try again.")
 
 
 class _Clock:

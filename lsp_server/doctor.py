@@ -10,15 +10,14 @@ import sys
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from models.client import Client
-from models.store import Store
-
 from attribution.errors import AttributionError
 from attribution.index import Index
 from lsp_server.session import installed_indexes
 from models import paths
 from models.cards import load_card
+from models.client import Client
 from models.errors import DaemonUnavailableError, ModelError
+from models.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Callable

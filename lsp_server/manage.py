@@ -211,9 +211,8 @@ def add_models(commands: terminal.Commands) -> None:
 
 
 def _models_list(options: argparse.Namespace) -> int:
-    from models.store import Store
-
     from models.cards import list_cards
+    from models.store import Store
 
     store = Store(paths.models_dir())
     current = store.current()
@@ -314,8 +313,7 @@ def _models_accept(options: argparse.Namespace) -> int:
 
 def _model(options: argparse.Namespace) -> Card:
     """Return the card that the words name, that of the model in use where they name none."""
-    from models.store import Store
-
     from models.cards import load_card
+    from models.store import Store
 
     return load_card(options.model or Store(paths.models_dir()).current())

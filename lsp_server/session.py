@@ -11,9 +11,6 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from models.client import Client
-from models.store import Store
-
 from lsp_server import prompt
 from lsp_server.attribute import Corpora, moved
 from lsp_server.completion import Ask, Completion, Pipeline
@@ -21,6 +18,8 @@ from lsp_server.documents import Change, Encoding, Position, Snapshot
 from lsp_server.settings import Settings, parse
 from models import paths
 from models.cards import load_card
+from models.client import Client
+from models.store import Store
 
 if TYPE_CHECKING:
     from attribution.index import Match

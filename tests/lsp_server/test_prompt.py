@@ -17,7 +17,7 @@ def document(text: str, uri: str = "file:///w/repo/src/a%20b.py") -> Snapshot:
 
 
 def test_prefix_suffix_and_path() -> None:
-    """The cursor splits the text, line ends become `\\n`, and the path is the one below the root."""
+    r"""The cursor splits the text, line ends become `\\n`, and the path is the one below the root."""
     fim = prompt.build(document("a\r\nb\rc\n"), 4, (), Path("/w/repo"))
     assert (fim.prefix, fim.suffix, fim.path, fim.repo) == ("a\nb", "\nc\n", "src/a b.py", "repo")
 

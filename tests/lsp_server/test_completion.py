@@ -1,0 +1,174 @@
+"""The pipeline's own decisions, with a scripted client in the place of the daemon; the real one is in test_server."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from lsp_server.attribute import Checked
+from lsp_server.completion import Ask, Completion, Pipeline
+from lsp_server.documents import Snapshot
+from lsp_server.settings import CompletionSettings, Settings
+from models.protocol import Delta, Done, GenerateRequest, TokenCounts
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable
+
+
+class ScriptedClient:
+    """Generates the given text in pieces of three characters, and keeps what it was asked."""
+
+    def __init__(self, text: str) -> None:
+        """Generate this text at every request."""
+        self.text = text
+        self.requests: list[GenerateRequest] = []
+        self.sent = ""
+
+    async def generate(
+        self, request: GenerateRequest, *, until: Callable[[str], bool]
+    ) -> AsyncGenerator[Delta | Done, None]:
+        """Behave as `models.client.Client.generate` does."""
+        self.requests.append(request)
+        text = self.text
+        for stop in request.stop:
+            text = text.split(stop)[0]
+        self.sent = ""
+        for start in range(0, len(text), 3):
+            self.sent += text[start : start + 3]
+            yield Delta(text[start : start + 3])
+            if until(self.sent):
+                break
+        yield Done("stop", TokenCounts(10, 4, 3), {"queue": 0.0, "prefill": 2.0, "decode": 3.0})
+
+
+class RecordingCorpora:
+    """Notes what is checked."""
+
+    def __init__(self) -> None:
+        """Start with nothing checked."""
+        self.checked: list[tuple[str, str]] = []
+
+    def check(self, text: str, **rest: Any) -> tuple[tuple[()], Checked]:  # noqa: ANN401
+        """Note the text and what stood left of it."""
+        self.checked.append((text, rest["left"]))
+        return (), Checked("checked", None, (), "unknown", 0.1)
+
+
+class Desk:
+    """A pipeline with its scripted client."""
+
+    def __init__(self, generates: str) -> None:
+        """Build the pipeline round a client that generates the text."""
+        self.client = ScriptedClient(generates)
+        self.corpora = RecordingCorpora()
+
+        async def connect(_model: str) -> ScriptedClient:
+            return self.client
+
+        self.pipeline = Pipeline(connect, self.corpora)  # type: ignore[arg-type]
+
+    async def complete(self, marked: str, *, automatic: bool = True, **changes: Any) -> Completion | None:  # noqa: ANN401
+        """Complete at the mark ▒."""
+        snapshot = Snapshot("file:///w/a.py", changes.pop("language", "python"), 1, marked.replace("▒", ""))
+        ask = Ask(snapshot, marked.index("▒"), Settings(), "editor", "model", automatic=automatic)
+        return await self.pipeline.complete(replace(ask, **changes))
+
+
+async def test_a_line_is_asked_for_with_its_stop_and_its_check() -> None:
+    """The model is asked to stop at the line's end, and what it wrote is checked with the text on its left."""
+    desk = Desk("1 + 2\nmore")
+    completion = await desk.complete("x = ▒\n")
+    assert completion
+    assert (completion.text, completion.kind, completion.origin) == ("1 + 2", "line", "model")
+    assert desk.client.requests[0].stop == ("\n",)
+    assert desk.corpora.checked == [("1 + 2", "x = ")]
+    answer = completion.to_json()
+    assert answer["checked"]["state"] == "checked"
+    assert set(answer["timings_ms"]) >= {
+        "context",
+        "prompt",
+        "queue",
+        "prefill",
+        "decode",
+        "postprocess",
+        "check",
+        "total",
+    }
+    assert answer["tokens"] == {"prompt": 10, "prompt_reused": 4, "generated": 3, "drafted": 0, "accepted": 0}
+
+
+async def test_a_block_frees_the_model_at_its_end() -> None:
+    """The stream is stopped where the scope ends, not at the token limit."""
+    desk = Desk("\n    return 1\n\nclass A:\n    pass\n" + "x = 1\n" * 50)
+    completion = await desk.complete("def f():▒\n")
+    assert completion
+    assert completion.text == "\n    return 1"
+    assert len(desk.client.sent) < 40
+
+
+async def test_typing_along_a_suggestion_asks_nobody_but_is_checked_again() -> None:
+    """The rest of the shown text is served from memory, with the new left context for its check."""
+    desk = Desk("compute(items)")
+    await desk.complete("x = ▒\n")
+    completion = await desk.complete("x = comp▒\n")
+    assert completion
+    assert (completion.text, completion.origin) == ("ute(items)", "typed")
+    assert len(desk.client.requests) == 1
+    assert desk.corpora.checked[-1] == ("ute(items)", "x = comp")
+
+
+async def test_the_same_place_again_is_answered_from_the_cache() -> None:
+    """Backspace to an earlier state asks nobody."""
+    desk = Desk("compute(items)")
+    await desk.complete("x = ▒\n")
+    completion = await desk.complete("x = ▒\n")
+    assert completion
+    assert completion.origin == "cache"
+    assert len(desk.client.requests) == 1
+
+
+@pytest.mark.parametrize("other", ["y = 2\nx = comp▒\n", "x = comp▒\nz = 3\n", "x = cow▒\n"])
+async def test_the_cache_knows_what_the_model_saw(other: str) -> None:
+    """Another text before or after the cursor, or typing off the suggestion, asks the model."""
+    desk = Desk("compute(items)")
+    await desk.complete("x = ▒\n")
+    await desk.complete(other)
+    assert len(desk.client.requests) == 2
+
+
+@pytest.mark.parametrize(
+    ("marked", "changes"),
+    [
+        ("foo▒bar = 1\n", {}),
+        ("   \n▒\n", {}),
+        ("x = ▒\n", {"settings": Settings(completion=CompletionSettings(automatic=False))}),
+        ("x = ▒\n", {"settings": Settings(completion=CompletionSettings(disabled_languages=("python",)))}),
+    ],
+)
+async def test_an_automatic_wish_is_turned_down_where_it_would_disturb(marked: str, changes: dict[str, Any]) -> None:
+    """In the middle of a word, in an empty file, where it is switched off: nothing; by hand it is still answered."""
+    desk = Desk("compute(items)")
+    assert await desk.complete(marked, **changes) is None
+    assert desk.client.requests == []
+    assert await desk.complete(marked, automatic=False, **changes) is not None
+
+
+async def test_files_with_crlf_get_crlf() -> None:
+    """A block for a file with Windows line ends has them too; the model saw unix ones."""
+    desk = Desk("\n    a = 1\n    return a\n\nx")
+    completion = await desk.complete("def f():▒\r\n")
+    assert completion
+    assert completion.text == "\r\n    a = 1\r\n    return a"
+    assert "\r" not in desk.client.requests[0].prompt.suffix
+
+
+async def test_nothing_worth_showing_is_empty_and_says_so() -> None:
+    """An empty result has its finish reason, and is remembered so that it is not asked for again."""
+    desk = Desk("\n\n")
+    for _ in range(2):
+        completion = await desk.complete("x = 1▒\n")
+        assert completion
+        assert (completion.text, completion.finish_reason) == ("", "empty")
+    assert len(desk.client.requests) == 1
