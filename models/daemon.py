@@ -64,7 +64,7 @@ IDLE_EXIT_S = 30 * 60.0
 HELLO_TIMEOUT_S = 10.0
 MAX_LOG_BYTES = 1024 * 1024
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("models.daemon")  # also where this module is __main__
 
 
 def run(model_id: str, *, idle_exit_s: float = IDLE_EXIT_S, ready: Callable[[], None] = lambda: None) -> bool:
@@ -254,9 +254,12 @@ class _Connection:
                 if job := self._jobs.get(message.id):
                     self._daemon.scheduler.cancel(job)
             case StatusQuery():
-                self._send(StatusMessage(message.id, self._daemon.status()))
+                if message.when_loaded:
+                    self._daemon.scheduler.call_when_loaded(lambda: self._send_status(message.id))
+                else:
+                    self._send_status(message.id)
             case ShutdownMessage():
-                self._send(StatusMessage(message.id, self._daemon.status()))
+                self._send_status(message.id)
                 self._daemon.end()
 
     def _greet(self, hello: ClientHello) -> None:
@@ -289,6 +292,9 @@ class _Connection:
             case ModelError():
                 self._send(ErrorMessage(error_code(event), str(event), number))
         del self._jobs[number]
+
+    def _send_status(self, number: int) -> None:
+        self._send(StatusMessage(number, self._daemon.status()))
 
     def _send(self, message: DaemonMessage) -> None:
         if not self._writer.is_closing():
@@ -365,31 +371,42 @@ def _resident_bytes() -> int:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Be the daemon that `models.client` starts, in a process of its own; return the exit status."""
+    """Be a daemon until it ends and return the exit status.
+
+    With a ready descriptor, as `models.client` starts it, in the background: what goes wrong is said there. Without
+    one in the foreground: raises what `run` raises, and `DaemonUnavailableError` where a daemon runs already.
+    """
     parser = argparse.ArgumentParser(prog="models.daemon")
     parser.add_argument("--model", required=True)
-    parser.add_argument("--ready-descriptor", type=int, required=True, help="a pipe that takes one line")
+    parser.add_argument("--ready-descriptor", type=int, help="a pipe that takes one line of `models.rendezvous`")
     parser.add_argument("--idle-exit-s", type=float, default=IDLE_EXIT_S)
     options = parser.parse_args(arguments)
+    # A failed assertion in the library must end the process; it would start a debugger on it otherwise.
+    os.environ.setdefault("GGML_NO_BACKTRACE", "1")
+    if options.ready_descriptor is None:
+        if not run(options.model, idle_exit_s=options.idle_exit_s):
+            raise DaemonUnavailableError(
+                f"A daemon of {options.model} runs already: use that one, or stop it with 'starcite daemon stop'."
+            )
+        return 0
     # The client waits for its child, so the child goes and the daemon is nobody's: no zombie in a long-lived editor.
     if os.fork():
         return 0
-    # A failed assertion in the library must end the process; it would start a debugger on it otherwise.
-    os.environ.setdefault("GGML_NO_BACKTRACE", "1")
-    with os.fdopen(options.ready_descriptor, "w", encoding="utf-8") as pipe:
+    return _run_in_background(options.model, options.idle_exit_s, options.ready_descriptor)
 
-        def say(line: str) -> None:
-            with contextlib.suppress(BrokenPipeError):
-                pipe.write(f"{line}\n")
-                pipe.flush()
-            pipe.close()
 
-        try:
-            if not run(options.model, idle_exit_s=options.idle_exit_s, ready=lambda: say(READY_LINE)):
-                say(TAKEN_LINE)
-        except ModelError as error:
-            say(f"{ERROR_WORD} {error_code(error)} {error}")
-            return error.exit_status
+def _run_in_background(model_id: str, idle_exit_s: float, descriptor: int) -> int:
+    def say(line: str) -> None:
+        with contextlib.suppress(BrokenPipeError):  # the client may be gone; others will come
+            os.write(descriptor, f"{line}\n".encode())
+        os.close(descriptor)
+
+    try:
+        if not run(model_id, idle_exit_s=idle_exit_s, ready=lambda: say(READY_LINE)):
+            say(TAKEN_LINE)
+    except ModelError as error:
+        say(f"{ERROR_WORD} {error_code(error)} {error}")
+        return error.exit_status
     return 0
 
 

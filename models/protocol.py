@@ -7,7 +7,7 @@ A frame is a 4-byte big-endian length and that many bytes of msgpack, one map wi
     hello    {protocol, client, editor}             hello  {protocol, model, pid, version}
     generate {id, prompt, max_tokens, stop, …}      delta  {id, text} …, done {id, finish_reason, …}
     cancel   {id}                                   (the request's own done says "cancelled")
-    status   {id}                                   status {id, status}
+    status   {id, when_loaded?}                     status {id, status}
     shutdown {id}                                   status {id, status}, then the daemon ends
     anything wrong                                  error  {code, message, id?}
 
@@ -156,9 +156,10 @@ class CancelMessage:
 
 @dataclass(frozen=True, slots=True)
 class StatusQuery:
-    """Ask for the daemon's status."""
+    """Ask for the daemon's status: now, or when the model is loaded, which is tried again where it failed."""
 
     id: int
+    when_loaded: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,7 +286,7 @@ def client_message(fields: Mapping[str, object]) -> ClientMessage:
         case "cancel":
             return CancelMessage(_count(fields, "id"))
         case "status":
-            return StatusQuery(_count(fields, "id"))
+            return StatusQuery(_count(fields, "id"), when_loaded=fields.get("when_loaded") is True)
         case "shutdown":
             return ShutdownMessage(_count(fields, "id"))
     raise FrameError(f"{kind[:40]!r} is not a type of message that a client sends.")
@@ -319,7 +320,7 @@ def _to_map(message: ClientMessage | DaemonMessage) -> dict[str, Any]:  # noqa: 
         case CancelMessage():
             return {"type": "cancel", "id": message.id}
         case StatusQuery():
-            return {"type": "status", "id": message.id}
+            return {"type": "status", "id": message.id, "when_loaded": message.when_loaded}
         case ShutdownMessage():
             return {"type": "shutdown", "id": message.id}
         case DeltaMessage():

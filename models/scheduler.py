@@ -123,6 +123,7 @@ class Scheduler:
         self._engine: Engine | None = None
         self._load_error: ModelError | None = None
         self._last: Done | None = None
+        self._waiters: list[Callable[[], None]] = []
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self.counts = Counts()
 
@@ -156,6 +157,15 @@ class Scheduler:
     def start(self) -> None:
         """Start the engine thread, which loads the model first."""
         self._thread.start()
+
+    def call_when_loaded(self, call: Callable[[], None]) -> None:
+        """Call back on the event loop when the model is loaded, or could not be: where it failed, it is tried again."""
+        with self._changed:
+            if self._engine is not None:
+                self._loop.call_soon(call)
+                return
+            self._waiters.append(call)
+            self._changed.notify()
 
     def submit(self, key: str, request: GenerateRequest, sink: Callable[[Event], None]) -> Job:
         """Queue a request; those of the same `key` that it supersedes end with the reason "cancelled".
@@ -226,15 +236,25 @@ class Scheduler:
             self._engine.close()
 
     def _take(self) -> Job | None:
-        """Wait for the next job; those that a person waits for go first. None where the scheduler stops."""
+        """Wait for the next job; those that a person waits for go first. None where the scheduler stops.
+
+        In the meantime the model is loaded where somebody waits for that.
+        """
+        while not self._wait_for_job():
+            self._try_load()
         with self._changed:
-            self._changed.wait_for(lambda: self._queue or self._stopping)
             if self._stopping:
                 return None
             job = next((job for job in self._queue if job.request.priority == "interactive"), self._queue[0])
             self._queue.remove(job)
             self._running = job
             return job
+
+    def _wait_for_job(self) -> bool:
+        """Return True where there is a job or the scheduler stops, False where somebody waits for the model."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._queue or self._stopping or self._waiters)
+            return not self._waiters or self._stopping
 
     def _serve(self, job: Job) -> Done | ModelError:
         queue_ms = (time.perf_counter() - job.submitted_s) * 1000
@@ -269,6 +289,10 @@ class Scheduler:
         else:
             self._load_error = None
             log.info("model loaded in %.0f ms", (time.perf_counter() - started_s) * 1000)
+        with self._changed:
+            waiters, self._waiters = self._waiters, []
+        for call in waiters:
+            self._loop.call_soon_threadsafe(call)
 
     def _count(self, outcome: Done | ModelError) -> None:
         if isinstance(outcome, ModelError):
