@@ -81,8 +81,10 @@ class PartFile:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Close the file and keep it."""
+        """Close the file, and keep it if there is something in it."""
         self._handle.close()
+        if not self.bytes:
+            self.discard()
 
     def _cut(self, size: int) -> None:
         self._handle.truncate(size)

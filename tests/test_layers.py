@@ -33,7 +33,7 @@ ONLY_IN = {
     "pygls": "lsp_server/server.py",
     "lsprotocol": "lsp_server/server.py",
     "llama_cpp": "models/backend_llama.py",
-    "huggingface_hub": "models/store.py",
+    "huggingface_hub": "models/sources.py",
 }
 # The one look of the doctor that asks whether the library loads at all.
 EXCEPTIONS = {("llama_cpp", "lsp_server/doctor.py")}
