@@ -1,0 +1,138 @@
+"""Archives -> the files in them, read in memory and bounded: nothing is written to disk, and no member is trusted.
+
+Sizes are those of the bytes that were really read: what a header promises is not believed.
+"""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import lzma
+import tarfile
+import zipfile
+import zlib
+from pathlib import PurePosixPath
+from typing import IO, TYPE_CHECKING, cast
+
+from attribution.errors import SourceError
+
+if TYPE_CHECKING:
+    from collections import Counter
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+SUFFIXES = (".zip", ".whl", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
+
+MAX_RATIO = 200
+RATIO_FREE_BYTES = 64 << 20
+"""An archive may expand to RATIO_FREE_BYTES whatever its size, and beyond that to MAX_RATIO times its size."""
+
+_DAMAGE = (OSError, EOFError, ValueError, RuntimeError, NotImplementedError, zlib.error, lzma.LZMAError)
+
+
+class _ExpandsTooMuchError(Exception):
+    pass
+
+
+def is_archive(path: Path) -> bool:
+    """Return whether a file's name is that of an archive that can be read."""
+    return path.name.lower().endswith(SUFFIXES)
+
+
+def members(
+    path: Path, wanted: Callable[[str], bool], max_file_bytes: int, skipped: Counter[str]
+) -> Iterator[tuple[str, bytes]]:
+    """Yield path and content of the archive's wanted files, in its own order; count what is skipped, by reason.
+
+    Raises `SourceError` if the file cannot be opened as the archive that its name promises.
+    """
+    try:
+        budget = _Budget(max(RATIO_FREE_BYTES, MAX_RATIO * path.stat().st_size))
+        if path.name.lower().endswith((".zip", ".whl")):
+            yield from _zip_members(path, wanted, max_file_bytes, skipped, budget)
+        else:
+            yield from _tar_members(path, wanted, max_file_bytes, skipped, budget)
+    except _ExpandsTooMuchError:
+        skipped["rest of an archive that expands too much"] += 1
+    except (zipfile.BadZipFile, tarfile.TarError, *_DAMAGE) as error:
+        raise SourceError(f"{path} cannot be read as an archive ({error}); fetch it again or leave it out.") from error
+
+
+class _Budget:
+    """The bytes that an archive may still expand to."""
+
+    def __init__(self, limit: int) -> None:
+        self.left = limit
+
+    def spend(self, count: int) -> None:
+        self.left -= count
+        if self.left < 0:
+            raise _ExpandsTooMuchError
+
+
+class _Metered:
+    """A decompressed stream whose bytes are counted, so that padding and headers cannot hide a bomb either."""
+
+    def __init__(self, stream: IO[bytes], budget: _Budget) -> None:
+        self._stream = stream
+        self._budget = budget
+
+    def read(self, size: int) -> bytes:
+        data = self._stream.read(size)
+        self._budget.spend(len(data))
+        return data
+
+
+def _zip_members(
+    path: Path, wanted: Callable[[str], bool], max_file_bytes: int, skipped: Counter[str], budget: _Budget
+) -> Iterator[tuple[str, bytes]]:
+    with zipfile.ZipFile(path) as archive:
+        for info in archive.infolist():
+            name = _safe_name(info.filename)
+            if info.is_dir() or (name is not None and not wanted(name)):
+                continue
+            if name is None:
+                skipped["path outside its archive"] += 1
+                continue
+            try:
+                with archive.open(info) as file:
+                    data = file.read(max_file_bytes + 1)
+            except (zipfile.BadZipFile, *_DAMAGE):
+                skipped["unreadable"] += 1
+                continue
+            budget.spend(len(data))
+            yield name, data
+
+
+def _tar_members(
+    path: Path, wanted: Callable[[str], bool], max_file_bytes: int, skipped: Counter[str], budget: _Budget
+) -> Iterator[tuple[str, bytes]]:
+    with _decompressed(path) as stream, tarfile.open(fileobj=_Metered(stream, budget), mode="r|") as archive:  # type: ignore[arg-type]
+        with tarfile.open(fileobj=metered, mode="r|") as archive:
+            for info in archive:
+                name = _safe_name(info.name)
+                if not info.isfile():
+                    skipped["link in an archive"] += info.issym() or info.islnk()
+                elif name is None:
+                    skipped["path outside its archive"] += 1
+                elif wanted(name) and (file := archive.extractfile(info)) is not None:
+                    yield name, file.read(max_file_bytes + 1)
+
+
+def _decompressed(path: Path) -> IO[bytes]:
+    name = path.name.lower()
+    if name.endswith((".gz", ".tgz")):
+        return cast("IO[bytes]", gzip.open(path))
+    if name.endswith("bz2"):
+        return cast("IO[bytes]", bz2.open(path))
+    if name.endswith("xz"):
+        return cast("IO[bytes]", lzma.open(path))
+    return path.open("rb")
+
+
+def _safe_name(name: str) -> str | None:
+    """Return a member's path within the archive, or None if it leads out of it."""
+    path = PurePosixPath(name.replace("\\", "/"))
+    if path.is_absolute() or ".." in path.parts or not path.parts:
+        return None
+    return str(path)

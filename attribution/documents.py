@@ -1,0 +1,167 @@
+"""Sources on disk -> the documents that an index is made of.
+
+A source is a folder or an archive; what it holds is told apart in `origins`. Whatever cannot be a document is left out
+and counted by reason; a strange file never ends a build.
+"""
+
+from __future__ import annotations
+
+import codecs
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from attribution import archives
+from attribution.errors import SourceError
+from attribution.filetypes import is_skipped_folder, is_source
+from attribution.origins import Origin, Tree, is_metadata, origins
+
+if TYPE_CHECKING:
+    from collections import Counter
+    from collections.abc import Callable, Iterable, Iterator
+
+    from attribution.format import SourceRecord
+
+MAX_DOCUMENT_BYTES = 4 << 20
+
+_CODING = re.compile(rb"^[ \t\f]*(?:#|//|;|%|--|/?\*).*?coding[:=][ \t]*([-\w.]+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One text, its path within its source, and the source."""
+
+    text: str
+    path: str
+    source: SourceRecord
+
+
+class _SkippedError(Exception):
+    """A file is no document; the message is the reason that is counted."""
+
+
+def read(
+    sources: Iterable[Path], skipped: Counter[str], *, license_id: str | None = None, docs: bool = False
+) -> Iterator[Document]:
+    """Yield the documents of folders and archives, in the order of their paths; count what is skipped, by reason.
+
+    `license_id`: an SPDX expression that overrules what the sources say. `docs`: documentation too, not only code.
+    Raises `SourceError` for a source that is missing, of an unknown kind, or damaged as a whole.
+    """
+    for path in sources:
+        tree = _tree(path, skipped, docs=docs)
+        for origin in origins(tree, license_id, skipped):
+            yield from _documents(tree, origin, skipped, docs=docs)
+
+
+def decode(data: bytes) -> str:
+    """Return a file's text: UTF-8, or the encoding that one of its first two lines declares (PEP 263).
+
+    Raises `UnicodeError` or `LookupError`.
+    """
+    if data.startswith(codecs.BOM_UTF8):
+        return data[len(codecs.BOM_UTF8) :].decode("utf-8")
+    for line in data.splitlines()[:2] if len(data) < 1 << 12 else data[: 1 << 12].splitlines()[:2]:
+        if declared := _CODING.match(line):
+            return data.decode(declared[1].decode("ascii", "replace"))
+    return data.decode("utf-8")
+
+
+def _documents(tree: Tree, origin: Origin, skipped: Counter[str], *, docs: bool) -> Iterator[Document]:
+    for path in origin.paths:
+        if is_source(path, docs=docs):
+            try:
+                text = _text(tree.files[path])
+            except _SkippedError as reason:
+                skipped[str(reason)] += 1
+            else:
+                yield Document(text, path.removeprefix(origin.prefix), origin.source)
+
+
+def _text(content: Callable[[], bytes]) -> str:
+    try:
+        data = content()
+    except OSError as error:
+        raise _SkippedError("unreadable") from error
+    if len(data) > MAX_DOCUMENT_BYTES:
+        raise _SkippedError(f"larger than {MAX_DOCUMENT_BYTES >> 20} MiB")
+    if b"\0" in data:
+        raise _SkippedError("binary")
+    try:
+        text = decode(data)
+    except (UnicodeError, LookupError, ValueError) as error:
+        raise _SkippedError("of an unknown encoding") from error
+    if not text.strip():
+        raise _SkippedError("empty")
+    return text
+
+
+def _tree(path: Path, skipped: Counter[str], *, docs: bool) -> Tree:
+    if path.is_dir():
+        return _folder(path.resolve(), skipped, docs=docs)
+    if not path.exists():
+        raise SourceError(f"{path} does not exist; give a folder or an archive.")
+    if not archives.is_archive(path):
+        raise SourceError(f"{path} is of an unknown kind; give a folder or one of {' '.join(archives.SUFFIXES)}.")
+    return _archive(path, skipped, docs=docs)
+
+
+def _folder(root: Path, skipped: Counter[str], *, docs: bool) -> Tree:
+    files: dict[str, Callable[[], bytes]] = {}
+    git = set()
+    for relative, entry in _walk(root, "", skipped):
+        if entry.name == ".git":
+            git.add(relative.removesuffix(".git"))
+        elif archives.is_archive(Path(entry.name)):
+            skipped["archive inside a folder (give it as a source of its own)"] += 1
+        elif is_source(relative, docs=docs) or is_metadata(relative):
+            files[relative] = _reader(Path(entry.path))
+    return Tree(root.name, files, root, frozenset(git))
+
+
+def _walk(folder: Path, prefix: str, skipped: Counter[str]) -> Iterator[tuple[str, os.DirEntry[str]]]:
+    """Yield regular files below a folder, and `.git` entries, with their relative paths, sorted; follow no links."""
+    try:
+        with os.scandir(folder) as scan:
+            entries = sorted(scan, key=lambda entry: entry.name)
+    except OSError:
+        skipped["unreadable folder"] += 1
+        return
+    for entry in entries:
+        relative = prefix + entry.name
+        if entry.is_symlink():
+            skipped["symbolic link"] += 1
+        elif entry.name == ".git":
+            yield relative, entry
+        elif entry.is_dir(follow_symlinks=False):
+            if not is_skipped_folder(entry.name):
+                yield from _walk(Path(entry.path), relative + "/", skipped)
+        elif entry.is_file(follow_symlinks=False):
+            yield relative, entry
+
+
+def _reader(path: Path) -> Callable[[], bytes]:
+    def content() -> bytes:
+        with path.open("rb") as file:
+            return file.read(MAX_DOCUMENT_BYTES + 1)
+
+    return content
+
+
+def _archive(path: Path, skipped: Counter[str], *, docs: bool) -> Tree:
+    def wanted(name: str) -> bool:
+        return not is_skipped_folder(name) and (is_source(name, docs=docs) or is_metadata(name))
+
+    contents = dict(archives.members(path, wanted, MAX_DOCUMENT_BYTES, skipped))
+    label = path.name[: -len(next(suffix for suffix in archives.SUFFIXES if path.name.lower().endswith(suffix)))]
+    tops = {name.partition("/")[0] for name in contents}
+    if len(tops) == 1 and all("/" in name for name in contents):  # name-version/ in sdists and repositories' archives
+        label = tops.pop()
+        contents = {name.partition("/")[2]: data for name, data in contents.items()}
+    return Tree(label, {name: _constant(contents[name]) for name in sorted(contents)})
+
+
+def _constant(data: bytes) -> Callable[[], bytes]:
+    return lambda: data

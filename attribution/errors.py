@@ -1,0 +1,42 @@
+"""Every error that `attribution` raises on purpose.
+
+    AttributionError
+    ├── SourceError           a source to be indexed is missing, is of an unknown kind, or holds no source code
+    ├── QueryError            a question that the index cannot answer (a minimum run below its guarantee, a closed index)
+    ├── IndexFormatError      the folder is no index, or its files are truncated or damaged
+    │   └── IndexVersionError the index was written by a newer Starcite
+    ├── IndexExistsError      the output folder already holds something that would be overwritten
+    └── IndexWriteError       the index could not be written (disk full, no permission)
+
+Each message is one sentence that names the file and ends in what to do, fit to be shown as it is.
+"""
+
+from __future__ import annotations
+
+
+class AttributionError(Exception):
+    """Base of all errors of this package."""
+
+
+class SourceError(AttributionError):
+    """A source to be indexed is missing, is of an unknown kind, or holds no source code."""
+
+
+class QueryError(AttributionError):
+    """A question that the index cannot answer."""
+
+
+class IndexFormatError(AttributionError):
+    """A folder is no index, or its files are truncated or damaged."""
+
+
+class IndexVersionError(IndexFormatError):
+    """An index was written by a newer Starcite than this one."""
+
+
+class IndexExistsError(AttributionError):
+    """The output folder already holds something that would be overwritten."""
+
+
+class IndexWriteError(AttributionError):
+    """An index could not be written."""

@@ -1,0 +1,286 @@
+"""Which spans of a text stand in an index, and where do they come from: the question that all else is for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import quote
+
+import numpy as np
+import numpy.typing as npt
+
+from attribution import normalise
+from attribution.errors import QueryError
+from attribution.format import Reader
+from attribution.matching import find_runs
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Sequence
+    from types import TracebackType
+
+MIN_RUN = 80
+MAX_LISTED_SOURCES = 10
+COMMON_DOCUMENTS = 50
+COMMON_SOURCES = 20
+
+I64 = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A place that holds a matched span: lines are 1-based and inclusive, licences are SPDX ids."""
+
+    name: str
+    revision: str
+    path: str
+    start_line: int
+    end_line: int
+    url: str
+    licenses: tuple[str, ...]
+    license_conflict: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the `Source` of the public contract."""
+        return {
+            "name": self.name,
+            "revision": self.revision,
+            "path": self.path,
+            "start_line": self.start_line,
+            "end_line": self.end_line,
+            "url": self.url,
+            "licenses": list(self.licenses),
+            "license_conflict": self.license_conflict,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """A maximal span of the caller's text that stands in the index.
+
+    `start` and `end` are 0-based code points, half-open; lines are 1-based and inclusive; `run` counts normalised
+    characters. `source_count` counts the documents that hold the span, of which `sources` lists ten at most.
+    """
+
+    start: int
+    end: int
+    start_line: int
+    end_line: int
+    run: int
+    classification: str
+    source_count: int
+    sources: tuple[Source, ...]
+    kind: str = "verbatim"
+    decision: str = "annotate"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the `Match` of the public contract."""
+        return {
+            "kind": self.kind,
+            "start": self.start,
+            "end": self.end,
+            "start_line": self.start_line,
+            "end_line": self.end_line,
+            "run": self.run,
+            "class": self.classification,
+            "decision": self.decision,
+            "source_count": self.source_count,
+            "sources": [source.to_json() for source in self.sources],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A span (normalised bytes [start, end), `run` characters) in one index; `positions`: one per document."""
+
+    start: int
+    end: int
+    run: int
+    reader: Reader
+    documents: I64
+    positions: I64
+
+
+class Index:
+    """An open index. Safe to share between threads; use it as a context manager or call `close()`."""
+
+    def __init__(self, reader: Reader) -> None:
+        """Wrap mapped files; use `Index.open`."""
+        self._reader: Reader | None = reader
+        self._folder = reader.folder
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Self:
+        """Map the index in a folder. Raises `IndexFormatError` or `IndexVersionError`, naming the file at fault."""
+        return cls(Reader(Path(path)))
+
+    @property
+    def reader(self) -> Reader:
+        """The mapped files. Raises `QueryError` once the index is closed."""
+        if self._reader is None:
+            raise QueryError(f"The index {self._folder} is closed; open it again.")
+        return self._reader
+
+    @property
+    def summary(self) -> dict[str, str | int]:
+        """What was searched: name, corpus id, documents, bytes of source text, guarantee."""
+        facts = self.reader.facts
+        return {
+            "name": facts.name,
+            "corpus": facts.corpus,
+            "documents": facts.documents,
+            "bytes": facts.bytes,
+            "guarantee": facts.guarantee,
+        }
+
+    def matches(self, text: str, *, min_run: int = MIN_RUN, start: int = 0) -> list[Match]:
+        """Return the matches of `text`, as `search` does."""
+        return search([self], text, min_run=min_run, start=start)
+
+    def verify(self) -> None:
+        """Check every byte of the index; raises `IndexFormatError` naming the damaged file."""
+        self.reader.verify()
+
+    def close(self) -> None:
+        """Let go of the files; they are unmapped when no search in another thread uses them any more."""
+        self._reader = None
+
+    def __enter__(self) -> Self:
+        """Return the index; leaving the block closes it."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Close the index."""
+        self.close()
+
+
+def search(indexes: Sequence[Index], text: str, *, min_run: int = MIN_RUN, start: int = 0) -> list[Match]:
+    """Return the maximal spans of `text` that stand verbatim in a document of an index, by start.
+
+    Every run of at least `min_run` normalised characters is covered. Only matches that reach into text[start:] are
+    returned; a caller gives a suggestion with the text to its left, and offsets stay those of `text`. A span inside a
+    longer one is left out; the sources of a span from several indexes are united.
+
+    Raises `QueryError` if `min_run` is below an index's guarantee, the text is too long, or an index is closed.
+    """
+    readers = [index.reader for index in indexes]
+    for reader in readers:
+        if min_run < reader.facts.guarantee:
+            raise QueryError(
+                f"A minimum run of {min_run} characters is below {reader.facts.guarantee}, the guarantee of the index "
+                f"{reader.folder}; ask for at least {reader.facts.guarantee}."
+            )
+    normalised = normalise.text(text)
+    if len(normalised.data) < min_run:
+        return []
+    found: dict[tuple[int, int], list[_Found]] = {}
+    for reader in readers:
+        for span in _find(reader, normalised, min_run, start):
+            found.setdefault((span.start, span.end), []).append(span)
+    if not found:
+        return []
+    lines = normalise.line_starts(text)
+    return [_match(found[span], normalised, lines) for span in _maximal(sorted(found, key=lambda s: (s[0], -s[1])))]
+
+
+def _maximal(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return the spans that lie in no other, given spans by ascending start and descending end."""
+    kept: list[tuple[int, int]] = []
+    for span in spans:
+        if not kept or span[1] > kept[-1][1]:
+            kept.append(span)
+    return kept
+
+
+def _find(reader: Reader, normalised: normalise.Normalised, min_run: int, start: int) -> list[_Found]:
+    """Return the maximal spans in one index that reach beyond `start`, with all documents that hold them."""
+    runs = find_runs(normalised.data, reader, min_run)
+    if not len(runs.starts):
+        return []
+    # A run of bytes may begin or end inside a character: keep its whole characters.
+    first_bytes = np.append(np.flatnonzero(normalise.starts_character(normalised.data)), len(normalised.data))
+    first = np.searchsorted(first_bytes, runs.starts, side="left")
+    last = np.searchsorted(first_bytes, runs.starts + runs.lengths, side="right") - 1
+    starts, ends = first_bytes[first], first_bytes[last]
+    wanted = (last - first >= min_run) & (normalised.offsets[ends - 1] >= start)
+    order = np.flatnonzero(wanted)[np.lexsort((runs.positions[wanted], -ends[wanted], starts[wanted]))]
+    starts, ends, characters = starts[order], ends[order], (last - first)[order]
+    positions = runs.positions[order] + starts - runs.starts[order]
+    # By ascending start and descending end, a span lies in another exactly if an earlier one reaches as far.
+    longer = ends > np.concatenate([[-1], np.maximum.accumulate(ends)[:-1]])
+    holder = np.flatnonzero(longer)[np.cumsum(longer) - 1]
+    kept = (starts == starts[holder]) & (ends == ends[holder])
+    return _grouped(reader, starts[kept], ends[kept], characters[kept], positions[kept])
+
+
+def _grouped(reader: Reader, starts: I64, ends: I64, characters: I64, positions: I64) -> list[_Found]:
+    edges = np.flatnonzero((np.diff(starts) != 0) | (np.diff(ends) != 0)) + 1
+    documents = reader.document_of(positions)
+    found = []
+    for low, high in zip([0, *edges.tolist()], [*edges.tolist(), len(starts)], strict=True):
+        held, where = np.unique(documents[low:high], return_index=True)
+        span = int(starts[low]), int(ends[low]), int(characters[low])
+        found.append(_Found(*span, reader, held, positions[low:high][where]))
+    return found
+
+
+def _match(found: list[_Found], normalised: normalise.Normalised, lines: I64) -> Match:
+    span = found[0]
+    start, end = int(normalised.offsets[span.start]), int(normalised.offsets[span.end - 1]) + 1
+    start_line, end_line = np.searchsorted(lines, [start, end - 1], side="right").tolist()
+    documents, sources = _counts(found)
+    common = documents > COMMON_DOCUMENTS or sources > COMMON_SOURCES
+    return Match(
+        start=start,
+        end=end,
+        start_line=start_line,
+        end_line=end_line,
+        run=span.run,
+        classification="common" if common else "rare",
+        source_count=documents,
+        sources=_listed(found),
+    )
+
+
+def _counts(found: list[_Found]) -> tuple[int, int]:
+    """Return how many documents and how many sources hold a span, each once though several indexes may hold it."""
+    if len(found) == 1:
+        return len(found[0].documents), len(np.unique(found[0].reader.source_of(found[0].documents)))
+    documents, sources = set(), set()
+    for span in found:
+        numbers = span.reader.source_of(span.documents)
+        for document, number in zip(span.documents.tolist(), numbers.tolist(), strict=True):
+            record = span.reader.sources[number]
+            sources.add((record.name, record.revision))
+            documents.add((record.name, record.revision, span.reader.path_of(document)))
+    return len(documents), len(sources)
+
+
+def _listed(found: list[_Found]) -> tuple[Source, ...]:
+    """Return ten sources at most: one document of every source before a second of any, the rarer source first."""
+    ranked: dict[tuple[str, str, str], tuple[int, int, Source]] = {}
+    for span in found:
+        numbers = span.reader.source_of(span.documents)
+        _, inverse, held = np.unique(numbers, return_inverse=True, return_counts=True)
+        # Documents are in the order of their sources, so that equal numbers are neighbours.
+        ordinal = np.arange(len(numbers)) - (np.cumsum(held) - held)[inverse]
+        best = np.lexsort((span.documents, held[inverse], ordinal))[:MAX_LISTED_SOURCES]
+        for i in best.tolist():
+            source = _source(span, i, int(numbers[i]))
+            ranked.setdefault(
+                (source.name, source.revision, source.path), (int(ordinal[i]), int(held[inverse[i]]), source)
+            )
+    order = sorted(ranked, key=lambda key: (*ranked[key][:2], key))
+    return tuple(ranked[key][2] for key in order[:MAX_LISTED_SOURCES])
+
+
+def _source(span: _Found, which: int, number: int) -> Source:
+    document, position = int(span.documents[which]), int(span.positions[which])
+    record = span.reader.sources[number]
+    path = span.reader.path_of(document)
+    first, last = span.reader.lines_of(document, position, position + span.end - span.start)
+    url = record.url.replace("{path}", quote(path))
+    return Source(record.name, record.revision, path, first, last, url, record.licenses, record.license_conflict)
