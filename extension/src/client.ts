@@ -14,11 +14,14 @@ import {
   type LanguageClientOptions,
   type Middleware,
   RevealOutputChannelOn,
+  State,
 } from "vscode-languageclient/node";
 import { logReferences } from "./log";
 import type { CheckResult, DocumentMatch, ServerStatus, SuggestedItem } from "./protocol";
 import { SECTION, serverPath, serverSettings } from "./settings";
 import type { Status } from "./status";
+
+const SELECTOR = [{ scheme: "file" }, { scheme: "untitled" }, { scheme: "vscode-notebook-cell" }];
 
 /** A server that ends more often than this within the time below has a fault that starting it again does not mend. */
 const MAX_ENDS = 4;
@@ -73,10 +76,18 @@ export class RestartPolicy {
   }
 }
 
+/** The library's client without its pop-ups: the status bar item says the same, and does not interrupt. */
+class QuietClient extends LanguageClient {
+  override error(message: string, data?: unknown): void {
+    super.error(message, data, false);
+  }
+}
+
 /** The server, started and stopped in the order in which that was asked for. */
 export class Server {
   private client: LanguageClient | undefined;
   private turn: Promise<void> = Promise.resolve();
+  private hasRun = false;
   private toldMissing = false;
 
   constructor(
@@ -106,6 +117,9 @@ export class Server {
     if (client === undefined || client.needsStart()) {
       throw new Error(`the Starcite server is not running. ${RESTART_HINT}`);
     }
+    if (vscode.languages.match(SELECTOR, document) === 0) {
+      throw new Error("only files, unsaved documents and notebook cells are checked. Copy the text into a new file.");
+    }
     const result = await client.sendRequest<CheckResult>("starcite/check", {
       textDocument: client.code2ProtocolConverter.asTextDocumentIdentifier(document),
       ...(range && { range: client.code2ProtocolConverter.asRange(range) }),
@@ -121,15 +135,19 @@ export class Server {
 
   private async startNow(): Promise<void> {
     this.status.setState("starting");
+    this.hasRun = false;
     try {
       const command = await findServer(serverPath(), process.env.PATH ?? "", homedir());
       this.log.info(`Starting ${command} lsp`);
-      const client = new LanguageClient(SECTION, "Starcite", { command, args: ["lsp"] }, this.options());
+      const client = new QuietClient(SECTION, "Starcite", { command, args: ["lsp"] }, this.options());
       client.onNotification("starcite/status", (status: ServerStatus) => { this.status.set(status); });
+      client.onDidChangeState(({ newState }) => {
+        if (newState === State.Running) {
+          void this.running(client);
+        }
+      });
       await client.start();
       this.client = client;
-      this.toldMissing = false;
-      this.status.set(await client.sendRequest<ServerStatus>("starcite/status", {}));
     } catch (error) {
       this.failed(error);
     }
@@ -147,11 +165,22 @@ export class Server {
     }
   }
 
+  /** Takes the first status of a server that started, or was started again after it ended. */
+  private async running(client: LanguageClient): Promise<void> {
+    this.hasRun = true;
+    this.toldMissing = false;
+    try {
+      this.status.set(await client.sendRequest<ServerStatus>("starcite/status", {}));
+    } catch (error) {
+      this.log.warn(`Asking for the status: ${String(error)}`);
+    }
+  }
+
   private failed(error: unknown): void {
     const message = error instanceof Error ? error.message : String(error);
     this.log.error(message);
     if (!(error instanceof ServerMissingError)) {
-      this.status.setState("off", `The server did not start: ${message}.`, RESTART_HINT);
+      this.status.setState("off", `The server did not start (${message}).`, RESTART_HINT);
       return;
     }
     this.status.setState("off", message, "Then run 'Starcite: Restart server'.");
@@ -164,7 +193,7 @@ export class Server {
   private options(): LanguageClientOptions {
     const policy = new RestartPolicy();
     return {
-      documentSelector: [{ scheme: "file" }, { scheme: "untitled" }, { scheme: "vscode-notebook-cell" }],
+      documentSelector: SELECTOR,
       initializationOptions: serverSettings,
       // Deprecated in favour of settings that the server asks for; but servers of ours also serve editors that only send them.
       // eslint-disable-next-line @typescript-eslint/no-deprecated
@@ -178,19 +207,25 @@ export class Server {
         stderr: (input, log) => { createInterface({ input }).on("line", (line) => { log.info(line); }); },
       },
       initializationFailedHandler: () => false,
-      // `handled` keeps the library's own pop-ups away: the status bar item says the same, and does not interrupt.
       errorHandler: {
         error: () => ({ action: ErrorAction.Continue, handled: true }),
-        closed: () => {
-          if (policy.mayRestart(Date.now())) {
-            this.status.setState("starting", "The server ended and is started again.");
-            return { action: CloseAction.Restart, handled: true };
-          }
-          this.status.setState("off", `The server ended ${MAX_ENDS + 1} times in a short while.`, RESTART_HINT);
-          return { action: CloseAction.DoNotRestart, handled: true };
-        },
+        closed: () => ({ action: this.ended(policy) ? CloseAction.Restart : CloseAction.DoNotRestart, handled: true }),
       },
     };
+  }
+
+  /** Says whether a server that ended by itself is started again; one that never ran is not. */
+  private ended(policy: RestartPolicy): boolean {
+    if (!this.hasRun) {
+      return false;
+    }
+    const restart = policy.mayRestart(Date.now());
+    if (restart) {
+      this.status.setState("starting", "The server ended and is started again.");
+    } else {
+      this.status.setState("off", `The server ended ${MAX_ENDS + 1} times in a short while.`, RESTART_HINT);
+    }
+    return restart;
   }
 
   /** Takes note of the references of suggestions, which VS Code's own type for a suggestion has no room for. */

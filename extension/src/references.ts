@@ -3,7 +3,7 @@
 // A mark stays until its text is edited, it is cleared, or its text is checked again: not until a timer runs out.
 
 import * as vscode from "vscode";
-import type { Server } from "./client";
+import type { PlacedResult, Server } from "./client";
 import { hover, label, notChecked, summary } from "./describe";
 import type { Match } from "./protocol";
 
@@ -110,15 +110,37 @@ export async function checkSelection(editor: vscode.TextEditor, server: Server, 
       throw new Error("the text was edited while it was checked. Check it again.");
     }
     if (result.checked.state === "not_checked") {
-      void vscode.window.showWarningMessage(summary(result));
+      void warn(summary(result));
       return;
     }
     const offsets = (place: vscode.Range) => ({ start: document.offsetAt(place.start), end: document.offsetAt(place.end) });
     const whole = { start: 0, end: document.getText().length };
     const found = result.matches.map((match) => ({ ...offsets(match.range), match }));
     marks.replace(document, range === undefined ? whole : offsets(range), found);
-    void vscode.window.showInformationMessage(summary(result));
+    void tell(result, editor);
   } catch (error) {
-    void vscode.window.showWarningMessage(notChecked(error instanceof Error ? error.message : String(error)));
+    void warn(notChecked(error instanceof Error ? error.message : String(error)));
+  }
+}
+
+// Each message has a button also because VS Code cuts one without to a single line, and the end of ours matters.
+
+async function tell(result: PlacedResult, editor: vscode.TextEditor): Promise<void> {
+  const [first] = result.matches;
+  const action = first === undefined ? "Choose indexes" : "Show passage";
+  if ((await vscode.window.showInformationMessage(summary(result), action)) !== action) {
+    return;
+  }
+  if (first === undefined) {
+    await vscode.commands.executeCommand("workbench.action.openSettings", "starcite.attribution.indexes");
+  } else {
+    editor.revealRange(first.range, vscode.TextEditorRevealType.InCenterIfOutsideViewport);
+  }
+}
+
+async function warn(message: string): Promise<void> {
+  const action = "Show log";
+  if ((await vscode.window.showWarningMessage(message, action)) === action) {
+    await vscode.commands.executeCommand("starcite.showLog");
   }
 }

@@ -5,7 +5,7 @@ import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import { findServer, RestartPolicy, ServerMissingError } from "../src/client";
 
 // The library that speaks LSP wants all of VS Code; what is tested here is what happens before it is asked.
-vi.mock("vscode-languageclient/node", () => ({}));
+vi.mock("vscode-languageclient/node", () => ({ LanguageClient: Object }));
 
 describe("findServer", () => {
   let folder = "";

@@ -61,7 +61,7 @@ describe("checkSelection", () => {
     await checkSelection(editor, finds(3), marks);
     expect(drawn()).toEqual([1, 1]);
     expect(editor.selection).toBe(selection);
-    expect(window.showInformationMessage).toHaveBeenCalledWith(expect.stringMatching(/^1 passage found/));
+    expect(window.showInformationMessage).toHaveBeenCalledWith(expect.stringMatching(/^1 passage found/), "Show passage");
   });
 
   it("replaces the marks in the checked lines and keeps those elsewhere", async () => {
@@ -82,7 +82,7 @@ describe("checkSelection", () => {
     const { editor, drawn } = open(none);
     await checkSelection(editor, finds(1), marks);
     await checkSelection(editor, serverThat(() => Promise.reject(new Error("no server. Restart it."))), marks);
-    expect(window.showWarningMessage).toHaveBeenCalledWith("Not checked: no server. Restart it.");
+    expect(window.showWarningMessage).toHaveBeenCalledWith("Not checked: no server. Restart it.", "Show log");
     expect(drawn()).toEqual([1, 1]);
   });
 
@@ -93,6 +93,6 @@ describe("checkSelection", () => {
       return Promise.resolve({ checked, matches: [{ ...MATCH, range: line(1) }] });
     }), marks);
     expect(drawn()).toEqual([]);
-    expect(window.showWarningMessage).toHaveBeenCalledWith(expect.stringMatching(/^Not checked: the text was edited/));
+    expect(window.showWarningMessage).toHaveBeenCalledWith(expect.stringMatching(/^Not checked: the text was edited/), "Show log");
   });
 });

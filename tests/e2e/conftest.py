@@ -66,6 +66,7 @@ class Editor:
 
     port: int
     workspaces: Path
+    screenshots: Path
     logs: tuple[Path, ...]
 
     def url(self, folder: Path, file: Path) -> str:
@@ -157,11 +158,11 @@ class Window:
         return [str(text).strip('"').replace("\N{NO-BREAK SPACE}", " ") for text in texts]
 
     def screenshot(self, name: str) -> Path:
-        """Save the window as it looks, in STARCITE_SCREENSHOTS or else beside the folder; return the file."""
-        folder = Path(os.environ.get("STARCITE_SCREENSHOTS") or self.editor.workspaces.parent / "screenshots")
+        """Save the window as it looks, in STARCITE_SCREENSHOTS or else in pytest's folder; return the file."""
+        folder = Path(os.environ.get("STARCITE_SCREENSHOTS") or self.editor.screenshots)
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{name}.png"
-        self.page.screenshot(path=path)
+        self.page.screenshot(path=path, animations="disabled")
         return path
 
 
@@ -218,7 +219,7 @@ def home() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def editor(code_server: list[str], home: Path) -> Iterator[Editor]:
+def editor(code_server: list[str], home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Editor]:
     """Run a code-server of our own with the packaged extension; its processes end with the session."""
     vsix = existing(ROOT / "extension" / "dist" / "starcite.vsix", "run `npm ci && npm run package` in extension/")
     base = Path(tempfile.mkdtemp(prefix="e2e-"))  # short: a Unix socket's address lies in the user data
@@ -255,7 +256,8 @@ def editor(code_server: list[str], home: Path) -> Iterator[Editor]:
     try:
         wait_until(lambda: answers(port) or process.poll() is not None, "code-server")
         assert process.poll() is None, (base / "code-server.log").read_text(encoding="utf-8")
-        yield Editor(port, workspaces, (base / "code-server.log", user / "logs", home / "log"))
+        screenshots = tmp_path_factory.mktemp("screenshots", numbered=False)
+        yield Editor(port, workspaces, screenshots, (base / "code-server.log", user / "logs", home / "log"))
     finally:
         os.killpg(process.pid, signal.SIGTERM)  # the extension hosts and their language servers too
         process.wait(DEADLINE_S)
@@ -307,10 +309,12 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture
 def window(browser: Browser, editor: Editor, request: pytest.FixtureRequest) -> Iterator[Window]:
     """Open a window for one test; when that fails, the report holds what it looked like and the logs."""
-    folder = editor.workspaces / request.node.name
-    folder.mkdir()
+    folder = editor.workspaces / request.node.name / "project"
+    folder.mkdir(parents=True)
     context = browser.new_context(
-        viewport={"width": 1280, "height": 800}, permissions=["clipboard-read", "clipboard-write"]
+        viewport={"width": 1280, "height": 800},
+        permissions=["clipboard-read", "clipboard-write"],
+        reduced_motion="reduce",  # what fades in is there at once
     )
     context.set_default_timeout(DEADLINE_S * 1000)
     yield Window(context.new_page(), editor, folder)

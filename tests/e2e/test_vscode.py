@@ -67,6 +67,7 @@ def test_hotkey_marks_copied_code_and_hover_names_its_source(window: Window) -> 
     assert "PSF-2.0" in label
     assert window.page.locator(".selected-text").count() > 0, "the check took the selection away"
 
+    window.press("Control+Home")
     window.lines.get_by_text("dedent(text)").hover()
     hover = window.hover.filter(has_text="Found in the training data")
     hover.wait_for()
@@ -76,7 +77,7 @@ def test_hotkey_marks_copied_code_and_hover_names_its_source(window: Window) -> 
         assert expected in words
 
     # Another action, an edit elsewhere included, leaves the mark; an edit of its text does not.
-    window.press("Escape", "Control+Home")
+    window.press("Escape")
     window.type("# checked\n")
     window.lines.get_by_text("# checked").wait_for()
     assert window.labels() == [label]
