@@ -107,16 +107,19 @@ def _zip_members(
 def _tar_members(
     path: Path, wanted: Callable[[str], bool], max_file_bytes: int, skipped: Counter[str], budget: _Budget
 ) -> Iterator[tuple[str, bytes]]:
-    with _decompressed(path) as stream, tarfile.open(fileobj=_Metered(stream, budget), mode="r|") as archive:  # type: ignore[arg-type]
-        with tarfile.open(fileobj=metered, mode="r|") as archive:
-            for info in archive:
-                name = _safe_name(info.name)
-                if not info.isfile():
-                    skipped["link in an archive"] += info.issym() or info.islnk()
-                elif name is None:
-                    skipped["path outside its archive"] += 1
-                elif wanted(name) and (file := archive.extractfile(info)) is not None:
-                    yield name, file.read(max_file_bytes + 1)
+    with _decompressed(path) as stream, tarfile.open(fileobj=_metered(stream, budget), mode="r|") as archive:
+        for info in archive:
+            name = _safe_name(info.name)
+            if not info.isfile():
+                skipped["link in an archive"] += info.issym() or info.islnk()
+            elif name is None:
+                skipped["path outside its archive"] += 1
+            elif wanted(name) and (file := archive.extractfile(info)) is not None:
+                yield name, file.read(max_file_bytes + 1)
+
+
+def _metered(stream: IO[bytes], budget: _Budget) -> IO[bytes]:
+    return cast("IO[bytes]", _Metered(stream, budget))  # tarfile only ever reads a stream
 
 
 def _decompressed(path: Path) -> IO[bytes]:

@@ -76,8 +76,8 @@ def build(  # noqa: PLR0913 - all but two are named options
 ) -> BuildReport:
     """Index folders and archives (see `documents`) into the folder `out`, atomically.
 
-    `name` is shown with results (default: the name of `out`). `guarantee` is 50 or 100. `license` is an SPDX expression that
-    overrules what the sources say. `progress(documents, bytes)` is called after each document.
+    `name` is shown with results (default: the name of `out`). `guarantee` is 50 or 100. `license` is an SPDX expression
+    that overrules what the sources say. `progress(documents, bytes)` is called after each document.
 
     Raises `SourceError`, `IndexExistsError` and `IndexWriteError`.
     """
@@ -180,8 +180,9 @@ def _postings(
     placed = [entry.prints.positions + start for entry, start in zip(entries, starts[:-1], strict=True)]
     order = np.argsort(keys, kind="stable")
     positions = np.concatenate(placed)[order]
-    dtype = np.uint32 if starts[-1] < POSITION_LIMIT else np.uint64
-    return keys[order], positions.astype(dtype)
+    if starts[-1] < POSITION_LIMIT:
+        return keys[order], positions.astype(np.uint32)
+    return keys[order], positions.astype(np.uint64)
 
 
 def _corpus_id(entries: Sequence[_Entry]) -> str:

@@ -2,7 +2,7 @@
 
     AttributionError
     ├── SourceError           a source to be indexed is missing, is of an unknown kind, or holds no source code
-    ├── QueryError            a question that the index cannot answer (a minimum run below its guarantee, a closed index)
+    ├── QueryError            a question that an index cannot answer (a minimum run below its guarantee)
     ├── IndexFormatError      the folder is no index, or its files are truncated or damaged
     │   └── IndexVersionError the index was written by a newer Starcite
     ├── IndexExistsError      the output folder already holds something that would be overwritten

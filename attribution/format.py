@@ -52,7 +52,7 @@ HEADER = "index.json"
 MAX_TEXT_BYTES = 1 << 40
 
 DOCUMENT = np.dtype([("lines", "<u8"), ("path", "<u8"), ("source", "<u4"), ("reserved", "<u4")])
-_DTYPES = {
+_DTYPES: dict[str, np.dtype[Any]] = {
     "keys": np.dtype("<u4"),
     "positions": np.dtype("<u4"),
     "text": np.dtype("u1"),
@@ -158,14 +158,14 @@ def _write_files(stage: Path, contents: Contents) -> None:
 
 
 def _write_array(stage: Path, kind: str, array: npt.NDArray[Any]) -> dict[str, str | int]:
-    data = memoryview(np.ascontiguousarray(array).view(np.uint8)) if array.size else memoryview(b"")
+    data = np.ascontiguousarray(array).tobytes()
     digest = hashlib.sha256(data).hexdigest()
     name = f"{kind}-{digest[:16]}.bin"
     _write_synced(stage / name, data)
-    return {"name": name, "bytes": data.nbytes, "sha256": digest, "item": array.dtype.itemsize}
+    return {"name": name, "bytes": len(data), "sha256": digest, "item": array.dtype.itemsize}
 
 
-def _write_synced(path: Path, data: bytes | memoryview) -> None:
+def _write_synced(path: Path, data: bytes) -> None:
     with path.open("wb") as file:
         file.write(data)
         file.flush()

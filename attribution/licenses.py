@@ -48,7 +48,14 @@ _CLASSIFIERS = {
 }
 
 # Ids that are common in code; an expression may hold others, but a loose `License:` field is believed only for these.
-_KNOWN = ["0BSD", "AFL-3.0", "AGPL-3.0-only", "AGPL-3.0-or-later", "Apache-2.0", "Artistic-2.0", "BSD-2-Clause", "BSD-3-Clause", "BSL-1.0", "CC0-1.0", "EPL-1.0", "EPL-2.0", "EUPL-1.2", "GPL-2.0-only", "GPL-2.0-or-later", "GPL-3.0-only", "GPL-3.0-or-later", "HPND", "ISC", "LGPL-2.0-or-later", "LGPL-2.1-only", "LGPL-2.1-or-later", "LGPL-3.0-only", "LGPL-3.0-or-later", "MIT", "MIT-0", "MIT-CMU", "MPL-1.1", "MPL-2.0", "PSF-2.0", "Python-2.0", "UPL-1.0", "Unlicense", "WTFPL", "Zlib", "ZPL-2.1"]
+_KNOWN = frozenset(
+    """
+    0BSD AFL-3.0 AGPL-3.0-only AGPL-3.0-or-later Apache-2.0 Artistic-2.0 BSD-2-Clause BSD-3-Clause BSL-1.0
+    CC0-1.0 EPL-1.0 EPL-2.0 EUPL-1.2 GPL-2.0-only GPL-2.0-or-later GPL-3.0-only GPL-3.0-or-later HPND ISC
+    LGPL-2.0-or-later LGPL-2.1-only LGPL-2.1-or-later LGPL-3.0-only LGPL-3.0-or-later MIT MIT-0 MIT-CMU MPL-1.1
+    MPL-2.0 PSF-2.0 Python-2.0 UPL-1.0 Unlicense WTFPL Zlib ZPL-2.1
+    """.split()  # noqa: SIM905 - a table of words reads better than a list of strings
+)
 
 _LOOSE = {
     "agplv3": "AGPL-3.0-only",
@@ -160,7 +167,7 @@ def from_field(field: str) -> frozenset[str]:
     if name in _LOOSE:
         return frozenset({_LOOSE[name]})
     ids = from_expression(field)
-    return ids if ids and ids <= set(_KNOWN) else frozenset()
+    return ids if ids and ids <= _KNOWN else frozenset()
 
 
 def from_text(text: str) -> frozenset[str]:

@@ -65,7 +65,8 @@ def text(source: str) -> Normalised:
 
 def starts_character(data: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
     """Return, for each byte of UTF-8, whether a character starts there."""
-    return (data & 0xC0) != 0x80  # noqa: PLR2004 - continuation bytes are 10xxxxxx
+    starts: npt.NDArray[np.bool_] = (data & 0xC0) != 0x80  # noqa: PLR2004 - continuation bytes are 10xxxxxx
+    return starts
 
 
 def line_starts(source: str) -> npt.NDArray[np.int64]:

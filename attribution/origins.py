@@ -41,7 +41,10 @@ _URL_LABELS = ("source", "source code", "repository", "code", "github", "homepag
 
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """Files by path, each with a function that reads it. `root` is None for an archive; `git`: prefixes of work trees."""
+    """Files by path, each with a function that reads it.
+
+    `root` is None for an archive; `git` holds the prefixes of work trees.
+    """
 
     label: str
     files: dict[str, Callable[[], bytes]]
@@ -188,7 +191,11 @@ def _standard_library(tree: Tree, prefix: str) -> SourceRecord:
     version = _python_version(tree.root / prefix)
     tag = f"v{version}" if version.count(".") > 1 else version or "main"
     return SourceRecord(
-        "cpython", version, f"https://github.com/python/cpython/blob/{tag}/Lib/{{path}}", ("PSF-2.0",), False
+        "cpython",
+        version,
+        f"https://github.com/python/cpython/blob/{tag}/Lib/{{path}}",
+        ("PSF-2.0",),
+        license_conflict=False,
     )
 
 
