@@ -229,19 +229,19 @@ def _check(options: argparse.Namespace) -> int:
         Index.open(path).close()
     corpora = Corpora(lambda: tuple(options.index) if options.index else installed_indexes())
     texts = [(name, sys.stdin.read() if name == "-" else read_source(Path(name))) for name in options.files]
-    results = [(name, text, *corpora.check(text, min_run=options.min_run)) for name, text in texts]
+    results = [(name, corpora.check(text, min_run=options.min_run)) for name, text in texts]
     corpora.close()
     if options.json:
-        print(json.dumps({"version": 1, "results": [_result(name, *found) for name, _, *found in results]}))
+        print(json.dumps({"version": 1, "results": [_result(name, *found) for name, found in results]}))
     else:
-        for name, _, matches, checked in results:
+        for name, (matches, checked) in results:
             print(f"{name}: {_checked_sentence(checked, matches)}")
             for match in matches:
                 print(_match_view(match))
-    reason = next((checked.reason for *_, checked in results if checked.state == "not_checked"), None)
+    reason = next((checked.reason for _, (_, checked) in results if checked.state == "not_checked"), None)
     if reason:
         return terminal.complain(f"not checked: {reason}", terminal.BAD_INPUT)
-    return terminal.FOUND if any(matches for _, _, matches, _ in results) else 0
+    return terminal.FOUND if any(matches for _, (matches, _) in results) else 0
 
 
 def _result(name: str, matches: tuple[Match, ...], checked: Checked) -> dict[str, Any]:

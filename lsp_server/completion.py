@@ -10,7 +10,7 @@ import contextlib
 import re
 import time
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from lsp_server import context, languages, postprocess, prompt
@@ -230,12 +230,15 @@ def _without_prefix(fim: FimPrompt) -> FimPrompt:
 async def _streamed(client: Client, request: GenerateRequest, scope: Scope) -> tuple[str, Done]:
     """Return the generated text and how it ended; the model is freed as soon as nothing more can be shown."""
     text = ""
-    events = client.generate(request, until=lambda so_far: postprocess.is_finished(so_far, scope))
-    async with contextlib.aclosing(events):
+    enough = False
+    async with contextlib.aclosing(client.generate(request)) as events:
         async for event in events:
             if isinstance(event, Done):
-                return text, event
+                return text, replace(event, finish_reason="stop") if enough else event
             text += event.text
+            if not enough and postprocess.is_finished(text, scope):
+                enough = True
+                await events.cancel()
     raise DaemonUnavailableError("The model daemon broke off an answer: try again.")
 
 

@@ -6,6 +6,7 @@ import asyncio
 import json
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,15 +61,17 @@ def _index_build(options: argparse.Namespace) -> int:
     out: Path = options.out or paths.indexes_dir() / options.name
     out.parent.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
+    progress = terminal.Progress("reading")
     report = build(
         options.sources,
         out,
         name=options.name or out.name,
         guarantee=options.guarantee,
         license=options.license,
-        progress=terminal.Progress("documents").show if sys.stderr.isatty() else None,
+        progress=progress.show if sys.stderr.isatty() else None,
         overwrite=True,
     )
+    progress.clear()
     seconds = time.monotonic() - started
     skipped = dict(sorted(report.skipped.items()))
     if options.json:
@@ -87,7 +90,7 @@ def _index_info(options: argparse.Namespace) -> int:
     facts = []
     for path in options.indexes:
         with Index.open(path) as index:
-            facts.append({"index": str(path)} | index.info)
+            facts.append({"index": str(path)} | asdict(index.reader.facts))
     if options.json:
         print(json.dumps({"version": 1, "indexes": facts}))
         return 0
@@ -267,9 +270,14 @@ def _models_pull(options: argparse.Namespace) -> int:
         message = f"{card.id} is here already: {store.path(card)}"
         print(json.dumps({"version": 1, "model": card.id, "source": None}) if options.json else message)
         return 0
-    progress = terminal.Progress(card.id).show_bytes if sys.stderr.isatty() else None
-    report = store.pull(card, sources=(options.source,) if options.source else None, progress=progress)
-    failed = [{"source": source, "reason": reason} for source, reason in report.failed]
+    progress = terminal.Progress(card.id)
+    report = store.pull(
+        card,
+        sources=(options.source,) if options.source else None,
+        progress=progress.show_bytes if sys.stderr.isatty() else None,
+    )
+    progress.clear()
+    failed = [{"source": source, "reason": reason} for source, reason in report.failures]
     if options.json:
         answer = {"version": 1, "model": card.id, "source": report.source, "failed": failed}
         print(json.dumps(answer | {"bytes": report.bytes, "seconds": round(report.seconds, 2)}))

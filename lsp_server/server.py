@@ -98,14 +98,14 @@ class StarciteServer(LanguageServer):
             self.session.status = status
             self.protocol.notify("starcite/status", status.to_json())
 
-    def report_server_error(self, error: Exception, source: type[Exception]) -> None:  # type: ignore[override]
+    def report_server_error(self, error: Exception, source: type[Exception]) -> None:
         """Log what went wrong outside a request; pygls would show the user a pop-up."""
         LOGGER.error("%s: %s", source.__name__, error, exc_info=error)
 
 
 def _converter() -> Converter:
     """Return pygls' converter that leaves custom parameters alone and takes any number for the trigger kind."""
-    converter = default_converter()
+    converter: Converter = default_converter()  # type: ignore[no-untyped-call]  # pygls types all but this
     for message in (JsonRPCRequestMessage, JsonRPCNotification):
         converter.register_structure_hook(message, lambda data, cls: cls(**({"params": None} | data)))
     converter.register_structure_hook(types.InlineCompletionTriggerKind, lambda value, _: _trigger_kind(value))

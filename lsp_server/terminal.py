@@ -50,19 +50,24 @@ class Progress:
         self._label = label
         self._next = 0.0
 
-    def show(self, done: int, total: int) -> None:
-        """Show a count."""
-        self._write(f"{self._label} {done:,} of {total:,}", last=done == total)
+    def show(self, documents: int, size: int) -> None:
+        """Show how much has been read of what has no known end."""
+        self._write(f"{self._label}: {documents:,} documents, {size / 1e6:.1f} MB")
 
     def show_bytes(self, done: int, total: int, source: str) -> None:
         """Show bytes as a bar, and where they come from."""
         bar = "█" * (done * 30 // total)
-        self._write(f"{self._label} {bar:30} {done / 1e6:.0f} of {total / 1e6:.0f} MB, {source}", last=done == total)
+        self._write(f"{self._label} {bar:30} {done / 1e6:.0f} of {total / 1e6:.0f} MB from {source}")
 
-    def _write(self, line: str, *, last: bool) -> None:
-        if last or time.monotonic() >= self._next:
+    def clear(self) -> None:
+        """Take the line away."""
+        if self._next:
+            sys.stderr.write("\r\x1b[K")
+
+    def _write(self, line: str) -> None:
+        if time.monotonic() >= self._next:
             self._next = time.monotonic() + 0.1
-            sys.stderr.write(f"\r\x1b[K{line}" + "\n" * last)
+            sys.stderr.write(f"\r\x1b[K{line}")
             sys.stderr.flush()
 
 

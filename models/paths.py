@@ -6,6 +6,7 @@ platformdirs gives them. Nothing is created here: who writes creates.
 
 from __future__ import annotations
 
+import getpass
 import hashlib
 import os
 import tempfile
@@ -44,8 +45,13 @@ def runtime_dir() -> Path:
 
     The folder must be one that only its owner can enter; `models.daemon` creates it so and refuses any other.
     """
-    home = os.environ.get("STARCITE_HOME")
-    base = Path(home).absolute() / "run" if home else Path(platformdirs.user_runtime_dir("starcite", appauthor=False))
+    home, system = os.environ.get("STARCITE_HOME"), os.environ.get("XDG_RUNTIME_DIR")
+    if home:
+        base = Path(home).absolute() / "run"
+    elif system:
+        base = Path(system) / "starcite"
+    else:  # platformdirs warns here, and names a folder that other products share
+        base = Path(tempfile.gettempdir()) / f"starcite-{os.getuid() if hasattr(os, 'getuid') else getpass.getuser()}"
     if len(os.fsencode(base)) <= MAX_RUNTIME_DIR_BYTES:
         return base
     digest = hashlib.sha256(os.fsencode(base)).hexdigest()[:12]

@@ -10,7 +10,6 @@ class Account:
 
     def deposit(self, amount: float) -> None:
         
-        self.balance += amount
 
     def withdraw(self, amount: float) -> None:
         if amount > self.balance:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -11,10 +11,7 @@ from lsp_server.attribute import Checked
 from lsp_server.completion import Ask, Completion, Pipeline
 from lsp_server.documents import Snapshot
 from lsp_server.settings import CompletionSettings, Settings
-from models.protocol import Delta, Done, GenerateRequest, TokenCounts
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable
+from models.protocol import Delta, Done, FinishReason, GenerateRequest, TokenCounts
 
 
 class ScriptedClient:
@@ -26,21 +23,48 @@ class ScriptedClient:
         self.requests: list[GenerateRequest] = []
         self.sent = ""
 
-    async def generate(
-        self, request: GenerateRequest, *, until: Callable[[str], bool]
-    ) -> AsyncGenerator[Delta | Done, None]:
+    def generate(self, request: GenerateRequest) -> ScriptedGeneration:
         """Behave as `models.client.Client.generate` does."""
         self.requests.append(request)
         text = self.text
         for stop in request.stop:
             text = text.split(stop)[0]
         self.sent = ""
-        for start in range(0, len(text), 3):
-            self.sent += text[start : start + 3]
-            yield Delta(text[start : start + 3])
-            if until(self.sent):
-                break
-        yield Done("stop", TokenCounts(10, 4, 3), {"queue": 0.0, "prefill": 2.0, "decode": 3.0})
+        return ScriptedGeneration(self, text)
+
+
+class ScriptedGeneration:
+    """The events of one scripted generation."""
+
+    def __init__(self, client: ScriptedClient, text: str) -> None:
+        """Give the text in pieces, then the end."""
+        self.client = client
+        self.pieces = [text[start : start + 3] for start in range(0, len(text), 3)]
+        self.over = False
+        self.cancelled = False
+
+    def __aiter__(self) -> ScriptedGeneration:
+        """Return the iterator, which this is."""
+        return self
+
+    async def __anext__(self) -> Delta | Done:
+        """Return the next piece or the end."""
+        if self.over:
+            raise StopAsyncIteration
+        if self.pieces and not self.cancelled:
+            piece = self.pieces.pop(0)
+            self.client.sent += piece
+            return Delta(piece)
+        self.over = True
+        reason: FinishReason = "cancelled" if self.cancelled else "stop"
+        return Done(reason, TokenCounts(10, 4, 3), {"queue": 0.0, "prefill": 2.0, "decode": 3.0})
+
+    async def cancel(self) -> None:
+        """End after the piece that was given last."""
+        self.cancelled = True
+
+    async def aclose(self) -> None:
+        """Do nothing more."""
 
 
 class RecordingCorpora:
