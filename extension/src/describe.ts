@@ -32,7 +32,7 @@ export function hover(match: Match): vscode.MarkdownString {
   const hidden = match.source_count - Math.min(match.sources.length, SHOWN_SOURCES);
   const text = [
     `**${found}**\n\n`,
-    `${match.run} matching characters, white space not counted; ${CLASSES[match.class]}.\n\n`,
+    `${match.run.toLocaleString("en")} matching characters, white space not counted; ${CLASSES[match.class]}.\n\n`,
     ...match.sources.slice(0, SHOWN_SOURCES).map(sourceLine),
     hidden > 0 ? `\n…and ${plural(hidden, "more source")}.\n` : "",
   ];

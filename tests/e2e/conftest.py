@@ -147,7 +147,12 @@ class Window:
 
     def ghost_text(self) -> str:
         """Return the suggestion that is shown, without its line breaks; empty when there is none."""
-        return "".join(self.page.locator("[class*=ghost-text]").all_inner_texts()).replace("\N{NO-BREAK SPACE}", " ")
+        # In the page's own order the further lines of a suggestion may come before its first.
+        pieces = self.page.locator("[class*=ghost-text]").evaluate_all(
+            "(spans) => spans.map(span => [span.getBoundingClientRect(), span.innerText])"
+            ".sort(([a], [b]) => Math.round(a.top - b.top) || a.left - b.left).map(([_, text]) => text)"
+        )
+        return "".join(pieces).replace("\N{NO-BREAK SPACE}", " ")
 
     def labels(self) -> list[str]:
         """Return the texts that stand behind lines: decorations, which are style and no part of the document."""
