@@ -104,10 +104,11 @@ def render(prompt: FimPrompt, card: Card, vocabulary: Vocabulary, limits: Limits
     limits = limits or Limits()
     budget = min(limits.prompt_tokens, card.context_length - limits.generate_tokens)
     layout = _Layout(card, vocabulary)
-    suffix, suffix_tokens = _head(prompt.suffix, min(limits.suffix_tokens, budget // 4), vocabulary)
+    suffix_limit = min(limits.suffix_tokens, budget // 4)
+    suffix, suffix_tokens = _head(prompt.suffix, suffix_limit, vocabulary)
     share = int(budget * limits.snippet_share)
     header, path, snippets = layout.header(prompt, share)
-    room = budget - layout.frame_tokens - _round_up(len(suffix_tokens), limits.suffix_tokens)
+    room = budget - layout.frame_tokens - _round_up(len(suffix_tokens), suffix_limit)
     room -= _round_up(len(header) + len(path), share)
     if room < _LEAST_ROOM_TOKENS:
         raise ContextOverflowError(
@@ -144,13 +145,14 @@ class _Layout:
     def header(self, prompt: FimPrompt, limit: int) -> tuple[list[int], list[int], int]:
         """Return what stands before the first marker, what stands behind the prefix marker, and the snippet count."""
         fim, tokenize = self._fim, self._vocabulary.tokenize
-        if fim.form == "none" or not prompt.snippets:
+        snippets = [snippet for snippet in prompt.snippets if snippet.text]
+        if fim.form == "none" or not snippets:
             return [], [], 0
         repo_end = "\n" if fim.form == "qwen" else ""
         repo = [*self._id(fim.repo_name), *tokenize(prompt.repo + repo_end)] if prompt.repo else []
         path = tokenize(prompt.path + "\n") if prompt.path else []
         separator = self._id(fim.file_separator)
-        files, count = self._files(prompt.snippets, limit - len(repo) - len(separator) - len(path))
+        files, count = self._files(snippets, limit - len(repo) - len(separator) - len(path))
         if not count:
             return [], [], 0
         # In StarCoder2's training the prefix marker stood before the path (arXiv 2402.19173, section 5.1).
@@ -158,7 +160,7 @@ class _Layout:
             return [*repo, *files, *separator], path, count
         return [*repo, *files, *separator, *path], [], count
 
-    def _files(self, snippets: tuple[Snippet, ...], limit: int) -> tuple[list[int], int]:
+    def _files(self, snippets: list[Snippet], limit: int) -> tuple[list[int], int]:
         files: list[int] = []
         for count, snippet in enumerate(snippets):
             head = [*self._id(self._fim.file_separator), *self._vocabulary.tokenize(snippet.path + "\n")]
