@@ -184,7 +184,7 @@ def fetch(source: Source, file: File, part: PartFile, folder: Path) -> None:
 def _fetch_from_hub(source: HubSource, file: File, part: PartFile) -> None:
     # Not hf_hub_download: since 2.0 it throws away what it has when a transfer breaks off, so a second pull would start
     # anew, and its retries cannot be bounded.
-    from huggingface_hub import get_hf_file_metadata, hf_hub_url  # noqa: PLC0415  # 0.3 s
+    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url  # noqa: PLC0415  # 0.3 s
     from huggingface_hub.file_download import http_get  # noqa: PLC0415
     from huggingface_hub.utils import (  # type: ignore[attr-defined]  # noqa: PLC0415  # public, not declared so
         build_hf_headers,
@@ -193,6 +193,9 @@ def _fetch_from_hub(source: HubSource, file: File, part: PartFile) -> None:
 
     endpoint = os.environ.get("HF_ENDPOINT") or None
     disable_progress_bars("huggingface_hub.http_get")
+    # The hub learns which file is wanted. Else the library also asks it for a list of tools to look for on this
+    # machine, and tells what it found.
+    constants.HF_HUB_DISABLE_TELEMETRY = True
     try:
         url = hf_hub_url(source.repository, source.file, revision=source.revision, endpoint=endpoint)
         found = get_hf_file_metadata(url, timeout=HUB_TIMEOUT_S, endpoint=endpoint)
