@@ -59,7 +59,6 @@ def _index_build(options: argparse.Namespace) -> int:
             "say where the index goes: --out DIR, or --name N for the installed indexes", terminal.BAD_INPUT
         )
     out: Path = options.out or paths.indexes_dir() / options.name
-    out.parent.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
     progress = terminal.Progress("reading")
     report = build(

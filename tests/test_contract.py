@@ -92,7 +92,7 @@ def test_versions_agree() -> None:
 
 
 def test_the_editor_and_the_server_do_not_register_the_same_command() -> None:
-    """vscode-languageclient registers the server's commands; the same name in package.json would stop it from starting."""
+    """vscode-languageclient registers the server's commands; the same name in package.json would stop its start."""
     theirs = {command["command"] for command in PACKAGE["contributes"]["commands"]}
     assert server.ACCEPTED_COMMAND not in theirs
 

@@ -320,7 +320,7 @@ async def test_requests_after_shutdown_are_refused(model_home: Path) -> None:
 
 
 async def test_without_weights_there_is_a_status_and_no_error(bare_home: Path) -> None:
-    """A completion without a model is an empty answer; the status says what to do; a check says why it found nothing."""
+    """Without a model the answer is empty and the status says what to do; without an index a check says so too."""
     client = await started(bare_home, "utf-16")
     client.open("def add(a, b):\n    return ")
     assert await client.inline(1, 11) == []

@@ -1,0 +1,293 @@
+"""The installed `starcite` script as a person runs it: answers, exit statuses, one-line errors, isolation."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from models.cards import DEFAULT_MODEL
+from models.paths import runtime_dir
+from models.protocol import PROTOCOL_VERSION, DaemonHello, encode
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+STARCITE = Path(sys.executable).with_name("starcite")
+SAMPLE = Path(__file__).parents[1] / "data" / "sample.py"
+DEDENT = inspect.getsource(textwrap.dedent)
+
+
+def run(
+    *words: object, home: Path | None = None, text: str = "", cwd: Path | None = None, env: Mapping[str, str] = {}
+) -> subprocess.CompletedProcess[str]:
+    """Run the script and return how it ended."""
+    environment = os.environ | ({"STARCITE_HOME": str(home)} if home else {}) | env
+    command = [STARCITE, *map(str, words)]
+    return subprocess.run(
+        command, env=environment, cwd=cwd, input=text, capture_output=True, text=True, check=False, timeout=240
+    )
+
+
+def complaint(ended: subprocess.CompletedProcess[str], status: int) -> str:
+    """Return the one line on stderr of a command that ended with the status and printed nothing else."""
+    assert ended.returncode == status, ended.stderr
+    assert ended.stdout == ""
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith("starcite: ")
+    return line
+
+
+@pytest.mark.model
+@pytest.mark.slow
+class TestWithTheModel:
+    """Commands that need the daemon."""
+
+    def test_complete_answers_as_the_contract_says(self, model_home: Path) -> None:
+        """The text is not empty, it was checked, and every stage was timed."""
+        answer = json.loads(run("complete", SAMPLE, "--at", "12:9", "--json", home=model_home).stdout)
+        assert answer["text"].startswith("self.balance += amount")
+        assert answer["checked"]["state"] == "checked"
+        assert answer["checked"]["covers_model"] == "unknown"
+        assert answer["model"] == DEFAULT_MODEL
+        assert answer["origin"] == "model"
+        offset = SAMPLE.read_text().index("    def withdraw") - 2
+        assert answer["replace"] == [offset, offset]
+        assert answer["timings_ms"]["decode"] > 0
+        assert answer["timings_ms"]["total"] >= answer["timings_ms"]["prefill"] + answer["timings_ms"]["decode"]
+        assert answer["tokens"]["prompt"] > 50
+
+    def test_complete_for_a_person_shows_place_text_time_and_check(self, model_home: Path) -> None:
+        """The line is shown with the suggestion in it, then its time and what it was checked against."""
+        printed = run("complete", SAMPLE, "--at", "12:9", home=model_home).stdout
+        assert f"{SAMPLE}:12:9" in printed
+        assert "⟦self.balance += amount" in printed
+        assert " ms: prefill " in printed
+        assert "documents of stdlib-part" in printed
+
+    def test_a_workspace_cannot_replace_our_packages(self, model_home: Path, tmp_path: Path) -> None:
+        """With `models` and the like in the current folder and on PYTHONPATH, server and daemon use their own."""
+        for package in ("models", "lsp_server", "attribution", "msgpack"):
+            (tmp_path / package).mkdir()
+            (tmp_path / package / "__init__.py").write_text("raise SystemExit('imported from the workspace')")
+        run("daemon", "stop", home=model_home)
+        ended = run(
+            "complete",
+            SAMPLE,
+            "--at",
+            "12:9",
+            "--json",
+            home=model_home,
+            cwd=tmp_path,
+            env={"PYTHONPATH": str(tmp_path)},
+        )
+        assert ended.returncode == 0, ended.stderr
+        assert json.loads(ended.stdout)["text"]
+
+    def test_daemon_start_status_stop(self, model_home: Path) -> None:
+        """The daemon's life by hand: started once, asked, ended, gone."""
+        started = json.loads(run("daemon", "start", "--json", home=model_home).stdout)
+        again = json.loads(run("daemon", "start", "--json", home=model_home).stdout)
+        assert started["state"] == "ready"
+        assert started["pid"] == again["pid"]
+        assert json.loads(run("daemon", "status", "--json", home=model_home).stdout)["pid"] == started["pid"]
+        assert json.loads(run("daemon", "stop", "--json", home=model_home).stdout)["stopped"] is True
+        assert "starcite daemon start" in complaint(run("daemon", "status", home=model_home), 3)
+
+    def test_doctor_finds_this_machine_in_order(self, model_home: Path) -> None:
+        """With model and index in place, nothing is left to do."""
+        ended = run("doctor", "--json", home=model_home)
+        findings = {finding["what"]: finding for finding in json.loads(ended.stdout)["findings"]}
+        assert all(finding["good"] for finding in findings.values()), findings
+        assert ended.returncode == 0
+        assert "stdlib-part: 5 documents" in findings["indexes"]["fact"]
+
+
+def test_check_names_the_source_and_exits_with_one(small_index: Path, tmp_path: Path) -> None:
+    """A copied function is found at its exact offsets, however it is indented, with path and licence."""
+    file = tmp_path / "a.py"
+    file.write_text("import os\n" + textwrap.indent(DEDENT, "        "))
+    ended = run("check", file, "--index", small_index, "--json")
+    assert ended.returncode == 1
+    answer = json.loads(ended.stdout)
+    assert answer["version"] == 1
+    (result,) = answer["results"]
+    assert result["file"] == str(file)
+    assert result["checked"]["indexes"][0]["documents"] == 5
+    (match,) = result["matches"]
+    assert file.read_text()[match["start"] : match["end"]] == textwrap.indent(DEDENT, "        ").strip()
+    assert match["sources"][0] | {"path": "textwrap.py", "licenses": ["PSF-2.0"]} == match["sources"][0]
+    lines, first = inspect.getsourcelines(textwrap.dedent)
+    assert (match["sources"][0]["start_line"], match["sources"][0]["end_line"]) == (first, first + len(lines) - 1)
+
+
+def test_check_reads_stdin_and_several_files(small_index: Path) -> None:
+    """`-` is stdin; what is not found exits with 0 and does not claim to be original."""
+    ended = run("check", "-", SAMPLE, "--index", small_index, text="x = 1\n")
+    assert ended.returncode == 0
+    assert ended.stdout.count("nothing found, which does not mean that it is original") == 2
+
+
+def test_without_an_index_nothing_counts_as_checked(bare_home: Path) -> None:
+    """The answer says `not_checked`, and the status is that of bad input."""
+    ended = run("check", SAMPLE, "--json", home=bare_home)
+    assert ended.returncode == 2
+    assert json.loads(ended.stdout)["results"][0]["checked"]["state"] == "not_checked"
+    assert "starcite index build" in ended.stderr
+
+
+def test_index_build_info_verify(tmp_path: Path) -> None:
+    """An index of a folder is built, described and verified."""
+    source, out = tmp_path / "src", tmp_path / "x"
+    source.mkdir()
+    (source / "a.py").write_text(DEDENT)
+    built = json.loads(
+        run("index", "build", source, "--out", out, "--name", "demo", "--license", "MIT", "--json").stdout
+    )
+    assert built["documents"] == 1
+    facts = json.loads(run("index", "info", out, "--json").stdout)["indexes"][0]
+    assert (facts["name"], facts["guarantee"], facts["documents"]) == ("demo", 50, 1)
+    assert run("index", "verify", out).returncode == 0
+    assert "demo" in run("check", source / "a.py", "--index", out).stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("complete", "no/such.py", "--at", "1:1"), "no/such.py cannot be read"),
+        (("complete", SAMPLE, "--at", "99:1"), "line 99 is outside the file"),
+        (("complete", SAMPLE, "--at", "1:999"), "column 999 is outside line 1"),
+        (("complete", sys.executable, "--at", "1:1"), "is a binary file"),
+        (("complete", SAMPLE, "--at", "12:9", "--model", "no-such"), "no-such"),
+        (("models", "show", "no-such"), "choose one of"),
+        (("check", "no/such.py"), "cannot be read"),
+        (("check", SAMPLE, "--index", "no/such"), "no/such"),
+        (("index", "info", SAMPLE.parent), "index"),
+        (("index", "build", "no/such", "--out", "out"), "no/such"),
+        (("index", "build", SAMPLE), "--out DIR"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_two(
+    bare_home: Path, tmp_path: Path, words: tuple[object, ...], says: str
+) -> None:
+    """Each says what is wrong in one line on stderr."""
+    assert says in complaint(run(*words, home=bare_home, cwd=tmp_path), 2)
+
+
+@pytest.mark.parametrize(
+    "words", [("complete", "x.py"), ("complete", "x.py", "--at", "3"), ("no-such",), ("lsp", "--tcp", "x")]
+)
+def test_wrong_use_is_status_two(words: tuple[str, ...]) -> None:
+    """Argparse's own errors have the same status."""
+    assert run(*words).returncode == 2
+
+
+def test_a_minimum_run_below_the_guarantee_is_refused(small_index: Path) -> None:
+    """What the index cannot promise is not pretended."""
+    assert "50" in complaint(run("check", SAMPLE, "--index", small_index, "--min-run", "20"), 2)
+
+
+def test_a_model_that_was_not_pulled_says_how_to_pull_it(bare_home: Path) -> None:
+    """Without weights the status is 3."""
+    assert "starcite models pull" in complaint(run("complete", SAMPLE, "--at", "12:9", home=bare_home), 3)
+
+
+def test_damaged_weights_are_found_by_their_checksum(bare_home: Path) -> None:
+    """One flipped byte in the file of a card is an error that names the file."""
+    weights = b"GGUF" + bytes(2000)
+    cards, folder = bare_home / "models" / "cards", bare_home / "models" / "tiny"
+    cards.mkdir(parents=True)
+    folder.mkdir()
+    (cards / "tiny.toml").write_text(
+        f'id = "tiny"\nextends = "{DEFAULT_MODEL}"\n[[files]]\nname = "tiny.gguf"\nbytes = {len(weights)}\n'
+        f'sha256 = "{hashlib.sha256(weights).hexdigest()}"\n'
+        '[[files.sources]]\nkind = "hub"\nrepository = "a/b"\nfile = "tiny.gguf"\nrevision = "main"\n'
+    )
+    (folder / "tiny.gguf").write_bytes(weights[:1000] + b"\x01" + weights[1001:])
+    line = complaint(run("complete", SAMPLE, "--at", "12:9", "--model", "tiny", home=bare_home), 3)
+    assert "tiny.gguf" in line
+    assert "starcite models remove tiny" in line
+
+
+def test_a_damaged_index_is_named(small_index: Path, tmp_path: Path) -> None:
+    """A truncated index is refused when it is named, with the file at fault; `verify` finds a flipped byte."""
+    broken = tmp_path / "broken"
+    shutil.copytree(small_index, broken)
+    (text,) = broken.glob("text-*.bin")
+    data = bytearray(text.read_bytes())
+    data[len(data) // 2] ^= 1
+    text.write_bytes(data)
+    assert text.name in complaint(run("index", "verify", broken), 2)
+    text.write_bytes(data[:-1])
+    assert text.name in complaint(run("check", SAMPLE, "--index", broken), 2)
+
+
+def test_a_daemon_of_another_version_is_refused(bare_home: Path) -> None:
+    """A socket that speaks another protocol gives one line that says how to stop it."""
+    folder = runtime_dir()
+    folder.mkdir(mode=0o700, parents=True)
+    hello = encode(DaemonHello(PROTOCOL_VERSION + 1, DEFAULT_MODEL, 1, "9.9.9"))
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(folder / f"{DEFAULT_MODEL}.sock"))
+        listener.listen()
+
+        def answer() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(4096)
+                connection.sendall(hello)
+                connection.recv(4096)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        line = complaint(run("complete", SAMPLE, "--at", "12:9", home=bare_home), 3)
+        thread.join()
+    assert "starcite daemon stop" in line
+
+
+@pytest.mark.parametrize(
+    "words", [("models", "use", DEFAULT_MODEL), ("index", "build", SAMPLE.parent, "--name", "x"), ("daemon", "start")]
+)
+def test_a_home_that_cannot_be_written_is_one_line(tmp_path: Path, words: tuple[object, ...]) -> None:
+    """A file where the folder should be, which not even root can write into, is no crash."""
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    ended = run(*words, home=blocked / "home")
+    assert ended.returncode in {2, 3}
+    assert len(ended.stderr.splitlines()) == 1
+
+
+def test_an_interrupt_ends_a_waiting_command(small_index: Path) -> None:
+    """Ctrl-C while stdin is awaited ends with 130 and without a traceback."""
+    with subprocess.Popen(
+        [STARCITE, "check", "-", "--index", small_index],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        wait_until_reading(process.pid)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert b"Traceback" not in errors
+
+
+def wait_until_reading(pid: int) -> None:
+    """Wait until the process has imported everything and waits for its stdin."""
+    opened = Path(f"/proc/{pid}/wchan")
+    if not opened.exists():
+        pytest.skip("no /proc to see what a process waits for")
+    while "pipe" not in opened.read_text():
+        os.sched_yield()
