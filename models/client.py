@@ -78,17 +78,11 @@ class Client:
         meeting = rendezvous(model_id)
         try:
             async with asyncio.timeout(timeout_s):
-                reader, writer = await _open(meeting, spawn=spawn)
-                try:
-                    hello = await _greet(reader, writer, editor)
-                except BaseException:
-                    await _close(writer)
-                    raise
+                return cls(*await _meet_or_start(meeting, editor, spawn=spawn))
         except TimeoutError as error:
             raise DaemonUnavailableError(
                 f"The daemon of {model_id} did not answer within {timeout_s:.0f} s: run 'starcite daemon stop'."
             ) from error
-        return cls(reader, writer, hello)
 
     @property
     def closed(self) -> bool:
@@ -253,8 +247,8 @@ async def stop_daemon(model_id: str, *, timeout_s: float = 10.0) -> bool:
     """
     meeting = rendezvous(model_id)
     try:
-        reader, writer = await _open(meeting, spawn=False)
-    except DaemonUnavailableError:
+        reader, writer = await asyncio.open_unix_connection(os.fspath(meeting.socket_path))
+    except OSError:
         return False
     try:
         writer.write(encode(ShutdownMessage(0)))
@@ -270,15 +264,18 @@ async def stop_daemon(model_id: str, *, timeout_s: float = 10.0) -> bool:
     return True
 
 
-async def _open(meeting: Rendezvous, *, spawn: bool) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """Return a connection to whoever listens, after starting a daemon where nobody does.
+_Met = tuple[asyncio.StreamReader, asyncio.StreamWriter, DaemonHello]
+
+
+async def _meet_or_start(meeting: Rendezvous, editor: str, *, spawn: bool) -> _Met:
+    """Return a connection that was greeted, after starting a daemon where nobody greets.
 
     A daemon that finds the lock taken means that another is about to listen, or about to end. So this is tried until
     it works or the caller's time is over; each turn takes as long as starting an interpreter.
     """
     while True:
         try:
-            return await asyncio.open_unix_connection(os.fspath(meeting.socket_path))
+            return await _meet(meeting, editor)
         except OSError as error:
             if not spawn:
                 raise DaemonUnavailableError(
@@ -290,6 +287,16 @@ async def _open(meeting: Rendezvous, *, spawn: bool) -> tuple[asyncio.StreamRead
             raise error_from(code, message)
         if line not in (READY_LINE, TAKEN_LINE):
             raise DaemonUnavailableError(f"The model daemon did not start ({line}): run 'starcite doctor'.")
+
+
+async def _meet(meeting: Rendezvous, editor: str) -> _Met:
+    """Connect and exchange hellos. Raises OSError where nobody listens, or who listened ended before a hello."""
+    reader, writer = await asyncio.open_unix_connection(os.fspath(meeting.socket_path))
+    try:
+        return reader, writer, await _greet(reader, writer, editor)
+    except BaseException:
+        await _close(writer)
+        raise
 
 
 async def _spawn(model_id: str) -> str:
@@ -359,12 +366,10 @@ def _last_line(path: Path) -> str:
 
 async def _greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, editor: str) -> DaemonHello:
     writer.write(encode(ClientHello(PROTOCOL_VERSION, f"starcite {version('starcite')}", editor)))
-    try:
-        body = await read_frame(reader)
-        answer = None if body is None else daemon_message(decode(body))
-    except OSError as error:
-        raise DaemonUnavailableError(f"The model daemon ended ({error}): try again.") from error
-    match answer:
+    body = await read_frame(reader)
+    if body is None:
+        raise ConnectionResetError("it ended")
+    match answer := daemon_message(decode(body)):
         case DaemonHello(protocol=protocol) if protocol == PROTOCOL_VERSION:
             return answer
         case DaemonHello(protocol=protocol):
@@ -374,8 +379,6 @@ async def _greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, edi
             )
         case ErrorMessage():
             raise error_from(answer.code, answer.message)
-        case None:
-            raise DaemonUnavailableError("The model daemon ended: try again.")
         case _:
             raise FrameError("The daemon did not say hello: run 'starcite daemon stop'.")
 
