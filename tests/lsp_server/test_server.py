@@ -45,11 +45,11 @@ class Client(LanguageClient):
         self.states: list[dict[str, Any]] = []
         self._news = asyncio.Event()
         self._ids = itertools.count()
-        self.feature("starcite/status")(self._take)
 
-    def _take(self, status: dict[str, Any]) -> None:
-        self.states.append(status)
-        self._news.set()
+        @self.feature("starcite/status")
+        def take(status: dict[str, Any]) -> None:
+            self.states.append(status)
+            self._news.set()
 
     async def status(self, state: str) -> dict[str, Any]:
         """Wait for the status notification of a state."""
