@@ -154,6 +154,7 @@ def _complete(options: argparse.Namespace) -> int:
         session = Session(f"cli-{os.getpid()}")
         session.roots = (Path.cwd(),)
         session.settings = replace(session.settings, model=options.model)
+        session.corpora.open()
         try:
             return await session.complete(snapshot, offset, automatic=False)
         finally:
@@ -229,6 +230,7 @@ def _check(options: argparse.Namespace) -> int:
         Index.open(path).close()
     corpora = Corpora(lambda: tuple(options.index) if options.index else installed_indexes())
     texts = [(name, sys.stdin.read() if name == "-" else read_source(Path(name))) for name in options.files]
+    corpora.open()
     results = [(name, corpora.check(text, min_run=options.min_run)) for name, text in texts]
     corpora.close()
     if options.json:

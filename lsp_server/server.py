@@ -282,6 +282,7 @@ def _warm(ls: StarciteServer) -> None:
 
     async def connect() -> None:
         ls.show_status(Status("starting", ls.session.model, _index_names(ls), "The model is loading."))
+        ls.session.corpora.open()
         try:
             client = await ls.session.client(ls.session.model)
             await client.loaded()
