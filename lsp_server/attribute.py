@@ -78,8 +78,12 @@ class Corpora:
         return matches, Checked("checked", "; ".join(problems) or None, summaries, covers, _ms_since(started))
 
     def open(self) -> None:
-        """Open what there is now, so that the first check is as quick as the others."""
-        self._indexes()
+        """Open what there is now and search it once, so that the first check is as quick as the others.
+
+        The first search of a process takes 25 ms, of which nearly all is reading in the mapped pages.
+        """
+        indexes, _ = self._indexes()
+        search(indexes, __doc__ or "")
 
     def close(self) -> None:
         """Close every index."""
