@@ -109,8 +109,9 @@ class PartFile:
         return self.bytes
 
     def write(self, data: bytes) -> int:
-        """Append bytes. Raises PullError if they are more than the card binds."""
+        """Append bytes. Raises PullError, and drops all there are, if they become more than the card binds."""
         if self.bytes + len(data) > self._file.bytes:
+            self._cut(0)  # huggingface_hub before 2.0 appends the whole file where a server cannot resume
             raise PullError(f"it sends more than the {self._file.bytes} bytes of the card")
         self._handle.write(data)
         self._sha256.update(data)
@@ -142,10 +143,11 @@ class PartFile:
     def publish(self, target: Path) -> None:
         """Make the file `target`, in one step. Raises PullError, and drops the bytes, if the card binds others."""
         self._sync()
-        if self.bytes < self._file.bytes:
-            raise PullError(f"it ended after {self.bytes} of {self._file.bytes} bytes")
-        if self._sha256.hexdigest() != self._file.sha256:
+        digest, here = self._sha256.hexdigest(), self.bytes
+        if digest != self._file.sha256:
             self.discard()
+            if here < self._file.bytes:
+                raise PullError(f"it ended after {here} of {self._file.bytes} bytes")
             raise PullError("it sent other bytes than those whose SHA-256 the card binds")
         self._path.replace(target)
         self.discard()

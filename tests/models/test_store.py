@@ -315,6 +315,7 @@ def test_packages_with_other_contents_fail(place: Store, wheels: Path, members: 
     with pytest.raises(SourcesFailedError, match=reason):
         place.pull(card(PYPI))
     assert not place.is_pulled(card(PYPI))
+    assert names(place) == set(), "wrong bytes are not kept, so that the next pull starts anew"
 
 
 def test_a_damaged_wheel_is_refused(place: Store, wheels: Path) -> None:
