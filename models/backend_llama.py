@@ -50,7 +50,7 @@ _PRINT_NO_SPECIAL = False
 _ATTRIBUTES_WITHOUT_TEXT = (
     llama.LLAMA_TOKEN_ATTR_CONTROL | llama.LLAMA_TOKEN_ATTR_UNKNOWN | llama.LLAMA_TOKEN_ATTR_UNUSED
 )
-_LOG_LEVEL_ERROR = 3  # GGML_LOG_LEVEL_ERROR, which the binding leaves out
+_LOG_LEVEL_ERROR = 4  # GGML_LOG_LEVEL_ERROR, which the binding leaves out
 
 log = logging.getLogger(__name__)
 
@@ -141,9 +141,7 @@ class Engine:
         context: llama.llama_context_p | None = llama.llama_init_from_model(self._model, params)
         if not context:
             llama.llama_model_free(self._model)
-            raise BackendError(
-                "There is not enough memory for the model's context: close programs or use a smaller model."
-            )
+            raise BackendError("The memory does not suffice for the model's context: use a smaller model.")
         return context
 
     def _reuse(self, tokens: list[int]) -> _CachedPrompt:
@@ -352,7 +350,5 @@ def _load_model(path: Path, card: Card) -> llama.llama_model_p:
     model: llama.llama_model_p | None = llama.llama_model_load_from_file(os.fsencode(path), params)
     if not model:
         reason = _last_words[0] if _last_words else "no reason given"
-        raise BackendError(
-            f"{path} is not a model that llama.cpp can load ({reason}): run 'starcite models pull {card.id}'."
-        )
+        raise BackendError(f"{path} cannot be loaded ({reason}): run 'starcite models pull {card.id}' again.")
     return model
