@@ -60,6 +60,8 @@ if TYPE_CHECKING:
     from models.scheduler import Event, Job
 
 IDLE_EXIT_S = 30 * 60.0
+# How often a daemon without clients looks whether its socket is still there.
+SOCKET_CHECK_S = 60.0
 # A peer that connects and says nothing must not keep the daemon alive.
 HELLO_TIMEOUT_S = 10.0
 MAX_LOG_BYTES = 1024 * 1024
@@ -92,17 +94,17 @@ async def serve(
     ready: Callable[[], None] = lambda: None,
 ) -> None:
     """Serve one engine at a meeting point, whose lock the caller holds, until the daemon ends."""
-    daemon = Daemon(meeting.model_id, load, idle_exit_s)
+    daemon = Daemon(meeting, load, idle_exit_s)
     with contextlib.closing(_listen(meeting.socket_path)) as listener:
-        server = await asyncio.start_unix_server(daemon.serve_connection, sock=listener)
         daemon.start()
+        server = await asyncio.start_unix_server(daemon.serve_connection, sock=listener)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, daemon.end)
         log.info("daemon %d of %s listens", os.getpid(), meeting.model_id)
         ready()
         await daemon.wait_for_end()
-        # Nobody new comes from here on, and whoever finds no socket starts a daemon that waits for our lock.
+        # Nobody new comes from here on; who finds no socket tries to start a daemon until our lock is free.
         meeting.socket_path.unlink(missing_ok=True)
         server.close()
         await daemon.stop()
@@ -112,9 +114,9 @@ async def serve(
 class Daemon:
     """The connections of one daemon and what they asked for; used on the event loop only."""
 
-    def __init__(self, model_id: str, load: Callable[[], Engine], idle_exit_s: float) -> None:
+    def __init__(self, meeting: Rendezvous, load: Callable[[], Engine], idle_exit_s: float) -> None:
         """Take what `serve` takes; `start` must be called on the running loop."""
-        self._model_id = model_id
+        self._meeting = meeting
         self._load = load
         self._idle_exit_s = idle_exit_s
         self._started_s = time.monotonic()
@@ -150,7 +152,7 @@ class Daemon:
 
     def hello(self) -> DaemonHello:
         """Return this daemon's hello."""
-        return DaemonHello(PROTOCOL_VERSION, self._model_id, os.getpid(), version("starcite"))
+        return DaemonHello(PROTOCOL_VERSION, self._meeting.model_id, os.getpid(), version("starcite"))
 
     def status(self) -> dict[str, Any]:
         """Return what the status message holds, all of it plain values.
@@ -161,7 +163,7 @@ class Daemon:
         scheduler, last, error = self.scheduler, self.scheduler.last, self.scheduler.load_error
         return {
             "state": scheduler.state,
-            "model": self._model_id,
+            "model": self._meeting.model_id,
             "pid": os.getpid(),
             "version": version("starcite"),
             "protocol": PROTOCOL_VERSION,
@@ -198,7 +200,17 @@ class Daemon:
     def _watch_idleness(self) -> None:
         if self._idle_timer:
             self._idle_timer.cancel()
-        self._idle_timer = None if self._connections else self._loop.call_later(self._idle_exit_s, self.end)
+        self._idle_timer = None if self._connections else self._look_later(self._loop.time() + self._idle_exit_s)
+
+    def _look_later(self, end_s: float) -> asyncio.TimerHandle:
+        return self._loop.call_at(min(end_s, self._loop.time() + SOCKET_CHECK_S), self._look, end_s)
+
+    def _look(self, end_s: float) -> None:
+        """End at the end of the idle time, or earlier where nobody can come any more: the socket was removed."""
+        if self._loop.time() >= end_s or not self._meeting.socket_path.exists():
+            self.end()
+        else:
+            self._idle_timer = self._look_later(end_s)
 
 
 class _Connection:

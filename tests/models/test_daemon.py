@@ -345,6 +345,14 @@ async def test_it_ends_when_idle(fake_engine: FakeEngine) -> None:
         assert not meeting.socket_path.exists()
 
 
+async def test_it_ends_when_nobody_can_reach_it(fake_engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A daemon whose socket was removed is of no use to anybody and ends."""
+    monkeypatch.setattr(daemon, "SOCKET_CHECK_S", 0.05)
+    async with running(fake_engine) as (meeting, task):
+        meeting.socket_path.unlink()
+        await asyncio.wait_for(asyncio.shield(task), DEADLINE_S / 2)
+
+
 async def test_a_silent_peer_is_let_go(fake_engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who connects and says nothing is told so and does not keep the daemon alive."""
     monkeypatch.setattr(daemon, "HELLO_TIMEOUT_S", 0.05)
