@@ -81,14 +81,35 @@ def build(  # noqa: PLR0913 - all but two are named options
 
     Raises `SourceError`, `IndexExistsError` and `IndexWriteError`.
     """
-    if guarantee not in GUARANTEES:
-        raise SourceError(f"A guarantee of {guarantee} characters is not offered; choose 50 or 100.")
     if license is not None and not from_expression(license):
         raise SourceError(f"{license!r} is no SPDX licence expression; give one like MIT or 'Apache-2.0 OR MIT'.")
-    target = Path(out)
-    check_output(target, overwrite=overwrite)
+    check_output(Path(out), overwrite=overwrite)
     skipped: Counter[str] = Counter()
     found = documents.read((Path(source) for source in sources), skipped, license_id=license, docs=docs)
+    return build_documents(
+        found, out, name=name, guarantee=guarantee, progress=progress, overwrite=overwrite, skipped=skipped
+    )
+
+
+def build_documents(  # noqa: PLR0913 - all but two are named options
+    found: Iterable[documents.Document],
+    out: str | os.PathLike[str],
+    *,
+    name: str | None = None,
+    guarantee: int = 50,
+    progress: Progress | None = None,
+    overwrite: bool = False,
+    skipped: Counter[str] | None = None,
+) -> BuildReport:
+    """Index documents that the caller has already; `skipped` is reported as it is when they are exhausted.
+
+    Otherwise as `build`.
+    """
+    if guarantee not in GUARANTEES:
+        raise SourceError(f"A guarantee of {guarantee} characters is not offered; choose 50 or 100.")
+    target = Path(out)
+    check_output(target, overwrite=overwrite)
+    skipped = Counter() if skipped is None else skipped
     entries = _entries(found, GUARANTEES[guarantee], skipped, progress)
     if not entries:
         raise SourceError("No source code was found in the sources; give folders or archives that hold some.")

@@ -153,7 +153,7 @@ def _write_files(stage: Path, contents: Contents) -> None:
         "files": files,
     }
     header["checksum"] = _checksum(header)
-    _write_synced(stage / HEADER, (json.dumps(header, sort_keys=True, indent=1) + "\n").encode("ascii"))
+    _write_synced(stage / HEADER, json.dumps(header, sort_keys=True, indent=1).encode("ascii"))
     _sync_folder(stage)
 
 
@@ -332,7 +332,7 @@ def _read_header(path: Path) -> dict[str, Any]:
         raise IndexFormatError(f"{path.parent} is no index: it has no {HEADER}; {_REBUILD}.") from error
     except OSError as error:
         raise _damaged(path, error.strerror or str(error)) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _damaged(path, "it is not JSON") from error
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise IndexFormatError(f"{path} does not describe a Starcite index; {_REBUILD}.")

@@ -206,6 +206,8 @@ def _find(reader: Reader, normalised: normalise.Normalised, min_run: int, start:
     last = np.searchsorted(first_bytes, runs.starts + runs.lengths, side="right") - 1
     starts, ends = first_bytes[first], first_bytes[last]
     wanted = (last - first >= min_run) & (normalised.offsets[ends - 1] >= start)
+    if not wanted.any():
+        return []
     order = np.flatnonzero(wanted)[np.lexsort((runs.positions[wanted], -ends[wanted], starts[wanted]))]
     starts, ends, characters = starts[order], ends[order], (last - first)[order]
     positions = runs.positions[order] + starts - runs.starts[order]

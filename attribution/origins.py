@@ -83,7 +83,7 @@ def origins(tree: Tree, license_id: str | None, skipped: Counter[str]) -> Iterat
         inside = {path for path in left if path.startswith(prefix)}
         left -= inside
         packages = {path for path in inside if path.removeprefix(prefix).startswith(_PACKAGE_FOLDERS)}
-        skipped["site-packages in a standard library"] += len(packages)
+        skipped["site-packages in a standard library"] += _documents_among(packages)
         yield Origin(_standard_library(tree, prefix), prefix, tuple(sorted(inside - packages)))
     roots = set()
     for folder in sorted({str(PurePosixPath(path).parent) for path in left if path.endswith(".dist-info/METADATA")}):
@@ -94,8 +94,12 @@ def origins(tree: Tree, license_id: str | None, skipped: Counter[str]) -> Iterat
         left -= paths
         yield Origin(_distribution(tree, folder, given), prefix, tuple(sorted(paths)))
     unrecorded = {path for path in left if any(path.startswith(prefix) for prefix in roots)}
-    skipped["in no distribution's RECORD"] += len(unrecorded)
+    skipped["in no distribution's RECORD"] += _documents_among(unrecorded)
     yield from _others(tree, left - unrecorded, given)
+
+
+def _documents_among(paths: Iterable[str]) -> int:
+    return sum(not is_metadata(path) for path in paths)
 
 
 def _others(tree: Tree, left: set[str], given: frozenset[str]) -> Iterator[Origin]:

@@ -1,0 +1,27 @@
+"""Small corpora on disk for the tests of `attribution`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+
+@pytest.fixture
+def write_tree(tmp_path: Path) -> Callable[[str, Mapping[str, str | bytes]], Path]:
+    """Return a function that writes files below a new folder and returns the folder."""
+
+    def write(name: str, files: Mapping[str, str | bytes]) -> Path:
+        folder = tmp_path / name
+        folder.mkdir(parents=True, exist_ok=True)
+        for path, content in files.items():
+            target = folder / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return folder
+
+    return write

@@ -1,0 +1,145 @@
+"""Building: the same bytes from the same documents, a full report, and the real standard library."""
+
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from attribution.build import build, build_documents
+from attribution.documents import Document, read
+from attribution.errors import SourceError
+from attribution.format import SourceRecord
+from attribution.index import Index
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    WriteTree = Callable[[str, Mapping[str, str | bytes]], Path]
+
+STDLIB = Path(os.__file__).parent
+SOURCES = [SourceRecord(name, "1", "", ("MIT",), license_conflict=False) for name in "ab"]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Return the bytes of each file."""
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def lines(seed: int) -> str:
+    """Return random text."""
+    rng = random.Random(seed)  # noqa: S311
+    return "".join(rng.choice("abcdefgh é\n") for _ in range(300))
+
+
+def test_builds_are_byte_identical(tmp_path: Path) -> None:
+    """The order of documents and the place of the index change no byte; other content changes the corpus id."""
+    documents = [Document(lines(n), f"{n}.py", SOURCES[n % 2]) for n in range(12)]
+    build_documents(documents, tmp_path / "one", name="n")
+    random.Random(3).shuffle(documents)  # noqa: S311
+    build_documents([*documents, documents[0]], tmp_path / "deeper" / "two", name="n")
+    assert contents(tmp_path / "one") == contents(tmp_path / "deeper" / "two")
+    report = build_documents(documents[1:], tmp_path / "three", name="n")
+    wider = build_documents(documents, tmp_path / "four", name="other", guarantee=100)
+    with Index.open(tmp_path / "one") as index:
+        assert report.corpus != index.summary["corpus"] == wider.corpus
+
+
+def test_listing_order_does_not_matter(write_tree: WriteTree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two folders given in either order, and listed in any order, give the same index."""
+    one = write_tree("one", {f"{n}.py": lines(n) for n in range(9)})
+    two = write_tree("two", {f"d/{n}.py": lines(n + 5) for n in range(9)})
+    build([one, two], tmp_path / "i1", name="n")
+    original = os.scandir
+
+    class Reversed:
+        def __init__(self, folder: Path) -> None:
+            with original(folder) as scan:
+                self.entries = list(scan)[::-1]
+
+        def __enter__(self) -> list[os.DirEntry[str]]:
+            return self.entries
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+    monkeypatch.setattr(os, "scandir", Reversed)
+    build([two, one], tmp_path / "i2", name="n")
+    monkeypatch.undo()
+    assert contents(tmp_path / "i1") == contents(tmp_path / "i2")
+
+
+def test_the_report(write_tree: WriteTree, tmp_path: Path) -> None:
+    """The report counts what was indexed, what was skipped and what lies on disk; progress is told as it is made."""
+    folder = write_tree("p", {"a.py": "é = 1\n", "b.py": b"\0", "c.py": "x = 2\n"})
+    seen: list[tuple[int, int]] = []
+    report = build([folder, folder], tmp_path / "i", progress=lambda documents, size: seen.append((documents, size)))
+    assert (report.documents, report.sources, report.bytes, report.normalised_bytes) == (2, 1, 13, 7)
+    assert report.skipped == {"binary": 2, "given twice": 2}
+    assert report.index_bytes == sum(len(data) for data in contents(tmp_path / "i").values())
+    assert seen == [(1, 7), (2, 13), (3, 20), (4, 26)]
+
+
+def test_duplicates_keep_all_their_sources(tmp_path: Path) -> None:
+    """The same text in two sources is reported with both, though their licences differ."""
+    other = SourceRecord("c", "2", "", ("GPL-3.0-only",), license_conflict=False)
+    build_documents([Document(lines(1), "x.py", SOURCES[0]), Document(lines(1), "y.py", other)], tmp_path / "i")
+    with Index.open(tmp_path / "i") as index:
+        (match,) = index.matches(lines(1))
+    assert [(source.name, source.path, source.licenses) for source in match.sources] == [
+        ("a", "x.py", ("MIT",)),
+        ("c", "y.py", ("GPL-3.0-only",)),
+    ]
+
+
+def test_wrong_use(write_tree: WriteTree, tmp_path: Path) -> None:
+    """No source code, an unknown guarantee and a licence that is none are errors, and nothing is written."""
+    folder = write_tree("p", {"a.png": b"\x89PNG"})
+    with pytest.raises(SourceError, match="No source code"):
+        build([folder], tmp_path / "i")
+    with pytest.raises(SourceError, match="choose 50 or 100"):
+        build([folder], tmp_path / "i", guarantee=60)
+    with pytest.raises(SourceError, match="SPDX"):
+        build([folder], tmp_path / "i", license="my own")
+    assert not (tmp_path / "i").exists()
+
+
+@pytest.fixture(scope="module")
+def stdlib(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return an index of this interpreter's standard library."""
+    out = tmp_path_factory.mktemp("stdlib") / "index"
+    build([STDLIB], out)
+    return out
+
+
+def test_windows_of_the_standard_library_are_found(stdlib: Path) -> None:
+    """300 windows of 50 to 300 characters, laid out anew and in other quotes, are found with the file they are from."""
+    from collections import Counter  # noqa: PLC0415
+
+    rng = random.Random(4)  # noqa: S311
+    documents = [document for document in read([STDLIB], Counter()) if len("".join(document.text.split())) > 400]
+    with Index.open(stdlib) as index:
+        assert index.reader.sources[0].name == "cpython"
+        for _ in range(300):
+            document = rng.choice(documents)
+            characters = "".join(document.text.split())
+            size = rng.randint(50, 300)
+            start = rng.randrange(len(characters) - size)
+            window = characters[start : start + size].replace('"', "'")
+            text = "".join(character + rng.choice(["", "", "", " ", "\n    ", "\t"]) for character in window)
+            found = index.matches(text, min_run=50)
+            assert any(match.run == size for match in found), (document.path, start, size)
+            holders = {source.path for match in found for source in match.sources if match.run == size}
+            assert document.path in holders or found[0].source_count > len(found[0].sources)
+
+
+@pytest.mark.slow
+def test_all_windows_of_a_module_are_found(stdlib: Path) -> None:
+    """Each of the windows of exactly 50 characters of a module is found: the guarantee has no exceptions."""
+    characters = "".join((STDLIB / "textwrap.py").read_text("utf-8").split())
+    with Index.open(stdlib) as index:
+        for start in range(len(characters) - 49):
+            assert index.matches(characters[start : start + 50], min_run=50)
