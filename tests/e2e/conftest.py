@@ -50,6 +50,7 @@ SETTINGS = {
     "extensions.autoCheckUpdates": False,
     "extensions.autoUpdate": False,
     "extensions.ignoreRecommendations": True,
+    "files.autoSave": "off",
     "files.hotExit": "off",
     "git.enabled": False,
     "telemetry.telemetryLevel": "off",
@@ -146,13 +147,12 @@ class Window:
         self.press("Enter")
 
     def ghost_text(self) -> str:
-        """Return the suggestion that is shown, without its line breaks; empty when there is none."""
-        # In the page's own order the further lines of a suggestion may come before its first.
-        pieces = self.page.locator("[class*=ghost-text]").evaluate_all(
-            "(spans) => spans.map(span => [span.getBoundingClientRect(), span.innerText])"
-            ".sort(([a], [b]) => Math.round(a.top - b.top) || a.left - b.left).map(([_, text]) => text)"
-        )
-        return "".join(pieces).replace("\N{NO-BREAK SPACE}", " ")
+        """Return the suggestion that is shown, without white space; empty when there is none."""
+        return in_reading_order(self.page.locator("[class*=ghost-text]"))
+
+    def text(self) -> str:
+        """Return the text that is on the screen without white space, a suggestion's first line included."""
+        return in_reading_order(self.lines.locator(".view-line"))
 
     def labels(self) -> list[str]:
         """Return the texts that stand behind lines: decorations, which are style and no part of the document."""
@@ -169,6 +169,15 @@ class Window:
         path = folder / f"{name}.png"
         self.page.screenshot(path=path, animations="disabled")
         return path
+
+
+def in_reading_order(pieces: Locator) -> str:
+    """Return the texts of elements without white space: VS Code draws lines, and a suggestion's, in any order."""
+    texts: list[str] = pieces.evaluate_all(
+        "(pieces) => pieces.map(piece => [piece.getBoundingClientRect(), piece.innerText])"
+        ".sort(([a], [b]) => Math.round(a.top - b.top) || a.left - b.left).map(([_, text]) => text)"
+    )
+    return "".join("".join(texts).split())
 
 
 def wait_until(get: Callable[[], T], what: str, deadline_s: float = DEADLINE_S) -> T:

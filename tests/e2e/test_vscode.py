@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import shlex
 import textwrap
 from typing import TYPE_CHECKING
 
@@ -44,14 +45,11 @@ def test_ghost_text_appears_while_typing_and_tab_accepts_it(window: Window) -> N
     ghost = window.wait_until(window.ghost_text, "a suggestion")
     window.screenshot("ghost-text")
     window.press("Tab")
-    window.wait_until(lambda: not window.ghost_text(), "the end of the suggestion")
+    window.wait_until(lambda: not window.ghost_text() and ghost in window.text(), "the accepted text")
     window.press("Control+s")
-    saved = window.wait_until(
-        lambda: text if (text := file.read_text(encoding="utf-8")) != BEFORE else "", "the saved file"
-    )
-    accepted = saved.removeprefix(BEFORE + "def add(a, b):\n")
-    assert accepted != saved
-    assert "".join(ghost.split()) in "".join(accepted.split())
+    saved = window.wait_until(lambda: file.read_text(encoding="utf-8").removeprefix(BEFORE), "the saved file")
+    assert saved.startswith("def add(a, b):\n    ")
+    assert "".join(saved.split()) == f"defadd(a,b):{ghost}"
 
 
 def test_hotkey_marks_copied_code_and_hover_names_its_source(window: Window) -> None:
@@ -92,6 +90,26 @@ def test_hotkey_marks_copied_code_and_hover_names_its_source(window: Window) -> 
     window.wait_until(window.labels, "a mark by the second key")
     window.run_command("Starcite: Clear training-data marks")
     window.wait_until(lambda: not window.labels(), "the end of the marks")
+
+
+def test_suggestion_that_stands_in_the_training_data_names_its_source(window: Window) -> None:
+    """While a suggestion continues a passage of the training data, the status bar item names source and licence."""
+    # A model goes on with what it has just read: the function stands there once, and once more in part.
+    whole = inspect.getsource(shlex.quote)
+    part, _, _ = whole.partition(":\n        return s")
+    window.open("continued.py", f"{whole}\n\n{part}")
+    window.wait_for_state("check")
+    window.press("Control+End")
+    window.type(":\n")
+    window.wait_until(window.ghost_text, "a suggestion")
+    window.wait_for_state("references")
+    window.status.hover()
+    tooltip = window.hover.filter(has_text="The suggestion stands in")
+    tooltip.wait_for()
+    window.screenshot("cited-suggestion")
+    words = tooltip.inner_text().replace("\N{NO-BREAK SPACE}", " ")
+    assert "shlex.py" in words
+    assert "PSF-2.0" in words
 
 
 def test_missing_server_is_said_and_survived(window: Window) -> None:
