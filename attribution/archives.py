@@ -34,9 +34,9 @@ class _ExpandsTooMuchError(Exception):
     pass
 
 
-def is_archive(path: Path) -> bool:
+def is_archive(name: str) -> bool:
     """Return whether a file's name is that of an archive that can be read."""
-    return path.name.lower().endswith(SUFFIXES)
+    return name.lower().endswith(SUFFIXES)
 
 
 def members(

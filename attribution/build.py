@@ -18,7 +18,7 @@ import numpy.typing as npt
 from attribution import documents, normalise
 from attribution.errors import SourceError
 from attribution.fingerprint import GUARANTEES, Fingerprints, K, fingerprints
-from attribution.format import DOCUMENT, Contents, Facts, SourceRecord, check_output, write
+from attribution.format import DOCUMENT, Contents, Facts, SourceRecord, check_output, padded, write
 from attribution.licenses import from_expression
 
 if TYPE_CHECKING:
@@ -179,7 +179,7 @@ def _contents(entries: Sequence[_Entry], name: str, guarantee: int) -> Contents:
     arrays: dict[str, npt.NDArray[Any]] = {
         "keys": keys,
         "positions": positions,
-        "text": np.concatenate([entry.data for entry in entries]),
+        "text": padded(np.concatenate([entry.data for entry in entries])),
         "starts": starts.astype(np.uint64),
         "documents": records,
         "lines": lines,
@@ -224,7 +224,7 @@ def _report(out: Path, contents: Contents, skipped: Counter[str]) -> BuildReport
         documents=facts.documents,
         sources=facts.sources,
         bytes=facts.bytes,
-        normalised_bytes=len(contents.arrays["text"]),
+        normalised_bytes=int(contents.arrays["starts"][-1]),
         postings=len(contents.arrays["keys"]),
         index_bytes=sum(path.stat().st_size for path in out.iterdir()),
         skipped={reason: skipped[reason] for reason in sorted(skipped) if skipped[reason]},

@@ -103,7 +103,7 @@ def _tree(path: Path, skipped: Counter[str], *, docs: bool) -> Tree:
         return _folder(path.resolve(), skipped, docs=docs)
     if not path.exists():
         raise SourceError(f"{path} does not exist; give a folder or an archive.")
-    if not archives.is_archive(path):
+    if not archives.is_archive(path.name):
         raise SourceError(f"{path} is of an unknown kind; give a folder or one of {' '.join(archives.SUFFIXES)}.")
     return _archive(path, skipped, docs=docs)
 
@@ -114,10 +114,10 @@ def _folder(root: Path, skipped: Counter[str], *, docs: bool) -> Tree:
     for relative, entry in _walk(root, "", skipped):
         if entry.name == ".git":
             git.add(relative.removesuffix(".git"))
-        elif archives.is_archive(Path(entry.name)):
+        elif archives.is_archive(entry.name):
             skipped["archive inside a folder (give it as a source of its own)"] += 1
         elif is_source(relative, docs=docs) or is_metadata(relative):
-            files[relative] = _reader(Path(entry.path))
+            files[relative] = _reader(entry.path)
     return Tree(root.name, files, root, frozenset(git))
 
 
@@ -142,9 +142,9 @@ def _walk(folder: Path, prefix: str, skipped: Counter[str]) -> Iterator[tuple[st
             yield relative, entry
 
 
-def _reader(path: Path) -> Callable[[], bytes]:
+def _reader(path: str) -> Callable[[], bytes]:
     def content() -> bytes:
-        with path.open("rb") as file:
+        with Path(path).open("rb") as file:
             return file.read(MAX_DOCUMENT_BYTES + 1)
 
     return content

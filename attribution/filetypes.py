@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import PurePosixPath
-
 
 def _words(table: str) -> frozenset[str]:
     return frozenset(table.split())
@@ -43,11 +41,12 @@ SKIPPED_FOLDERS = _words("""
 
 def is_source(path: str, *, docs: bool) -> bool:
     """Return whether a path names source code, or documentation if that is asked for."""
-    name = PurePosixPath(path)
-    suffix = name.suffix.lower()
-    return suffix in SOURCE_SUFFIXES or name.name in SOURCE_NAMES or (docs and suffix in DOCUMENTATION_SUFFIXES)
+    name = path.rpartition("/")[2]
+    stem, dot, ending = name.rpartition(".")
+    suffix = dot + ending.lower() if stem else ""
+    return suffix in SOURCE_SUFFIXES or name in SOURCE_NAMES or (docs and suffix in DOCUMENTATION_SUFFIXES)
 
 
 def is_skipped_folder(path: str) -> bool:
     """Return whether a path lies in a folder that holds no source of its own (caches, version control, packages)."""
-    return not SKIPPED_FOLDERS.isdisjoint(PurePosixPath(path).parts)
+    return not SKIPPED_FOLDERS.isdisjoint(path.split("/"))

@@ -138,10 +138,9 @@ def _thinned(data: U8, positions: I64, keys: U32, k: int) -> npt.NDArray[np.bool
     kept = np.ones(len(positions), dtype=np.bool_)
     repeats = np.flatnonzero((np.diff(positions) <= k // 2) & (keys[1:] == keys[:-1])) + 1
     if len(repeats):
-        within = np.arange(k)
-        grams = data[positions[repeats, None] + within]
-        before = data[positions[repeats - 1, None] + within]
-        kept[repeats[(grams == before).all(axis=1)]] = False
+        grams = np.lib.stride_tricks.sliding_window_view(data, k)
+        same = grams[positions[repeats]] == grams[positions[repeats - 1]]
+        kept[repeats[same.all(axis=1)]] = False
     return kept
 
 

@@ -11,6 +11,7 @@ however common a k-gram is; only blocks of candidates are treated at a time, so 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +19,7 @@ import numpy.typing as npt
 
 from attribution.errors import QueryError
 from attribution.fingerprint import fingerprints
+from attribution.format import TEXT_MARGIN_BYTES, padded
 
 if TYPE_CHECKING:
     from attribution.format import Reader
@@ -28,8 +30,7 @@ U8 = npt.NDArray[np.uint8]
 MAX_QUERY_BYTES = 1 << 22
 
 _BLOCK_CANDIDATES = 1 << 18
-_ROWS = 1 << 13
-_WORD = 8
+_BLOCK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,14 +71,14 @@ def find_runs(query: U8, reader: Reader, min_bytes: int) -> Runs:
     if counts.min() < 0:
         raise reader.damaged("keys", "they are not in order")
     q, low, counts = prints.positions[hit], low[hit], counts[hit]
-    periods = _periods(query, q, reader.k)
+    framed = padded(query)
     blocks = np.cumsum(counts) // _BLOCK_CANDIDATES
     parts = []
     for block in range(int(blocks[-1]) + 1):
         chosen = slice(*np.searchsorted(blocks, [block, block + 1]))
         pairs = _candidates(reader, q[chosen], low[chosen], counts[chosen])
-        period = np.repeat(periods[chosen], counts[chosen])
-        parts.append(_runs_of(query, reader, pairs, period, min_bytes))
+        period = np.repeat(_periods(query, q[chosen], reader.k), counts[chosen])
+        parts.append(_runs_of(framed, reader, pairs, period, min_bytes))
     return Runs(*np.unique(np.concatenate(parts, axis=1), axis=1)) if len(parts) > 1 else Runs(*parts[0])
 
 
@@ -91,10 +92,13 @@ def _candidates(reader: Reader, q: I64, low: I64, counts: I64) -> _Pairs:
 
 
 def _runs_of(query: U8, reader: Reader, pairs: _Pairs, period: I64, min_bytes: int) -> I64:
-    """Return the runs of some candidates as rows (start, length, position), int64 of shape (3, n)."""
+    """Return the runs of some candidates as rows (start, length, position), int64 of shape (3, n).
+
+    Here and below `query` is padded; positions in it are counted from behind the margin.
+    """
     periodic = period > 0
     if periodic.any():
-        realigned = _realigned(query, reader, pairs.where(periodic), period[periodic])
+        realigned = _realigned(query, reader, pairs.where(periodic), period[periodic], min_bytes)
         pairs = pairs.where(~periodic)
         pairs = _Pairs(np.concatenate([pairs.q, realigned.q]), np.concatenate([pairs.d, realigned.d]))
     runs = _extended(query, reader, pairs.where(_promising(query, reader, pairs)))
@@ -102,24 +106,26 @@ def _runs_of(query: U8, reader: Reader, pairs: _Pairs, period: I64, min_bytes: i
 
 
 def _promising(query: U8, reader: Reader, pairs: _Pairs) -> npt.NDArray[np.bool_]:
-    """Return which candidates agree in the word before or the word after their k-gram.
+    """Return which candidates agree in the eight bytes before or the eight bytes after their k-gram.
 
-    A run of at least k + w - 1 >= k + 15 bytes around the k-gram reaches 8 bytes beyond it on one side or the other.
-    Words that would leave the text are read elsewhere: there the run cannot reach them, and the other side decides.
+    A run of at least k + w - 1 >= k + 15 bytes around the k-gram reaches that far on one side or the other. What lies
+    beyond a text's end is a margin, which a run does not reach: there the other side decides.
     """
-    padded = np.zeros(len(query) + 2 * _WORD, dtype=np.uint8)
-    padded[_WORD : len(query) + _WORD] = query
-    ours, theirs = _words(padded), _words(reader.text)
-    after = np.minimum(pairs.d + reader.k, len(theirs) - 1)
-    before = np.maximum(pairs.d - _WORD, 0)
-    same: npt.NDArray[np.bool_] = ours[pairs.q + _WORD + reader.k] == theirs[after]
-    same |= ours[pairs.q] == theirs[before]
+    same: npt.NDArray[np.bool_] = _words(query, pairs.q + reader.k) == _words(reader.padded_text, pairs.d + reader.k)
+    same |= _words(query, pairs.q - 8) == _words(reader.padded_text, pairs.d - 8)
     return same
 
 
-def _words(data: U8) -> npt.NDArray[np.uint64]:
-    """Return the eight bytes from each position on as one number, without a copy."""
-    return np.ndarray(shape=(len(data) - _WORD + 1,), dtype=np.uint64, buffer=data.data, strides=(1,))
+def _words(padded: U8, positions: I64) -> npt.NDArray[np.uint64]:
+    """Return the eight bytes from each position on as one number."""
+    shape = (len(padded) - 7,)
+    return np.ndarray(shape, dtype=np.uint64, buffer=padded.data, strides=(1,))[positions + TEXT_MARGIN_BYTES]
+
+
+def _blocks(padded: U8, positions: I64, width: int) -> U8:
+    """Return the `width` bytes from each position on, uint8 of shape (len(positions), width)."""
+    shape = (len(padded) - width + 1, width)
+    return np.ndarray(shape, dtype=np.uint8, buffer=padded.data, strides=(1, 1))[positions + TEXT_MARGIN_BYTES]
 
 
 def _extended(query: U8, reader: Reader, pairs: _Pairs) -> I64:
@@ -128,8 +134,8 @@ def _extended(query: U8, reader: Reader, pairs: _Pairs) -> I64:
     On each diagonal the first candidate is extended; those inside its run are done, those beyond wait for the next
     round. There are as many rounds as one diagonal has runs.
     """
-    bits = len(query).bit_length()
-    ordered = np.unique((pairs.d - pairs.q + len(query) << bits) | pairs.q)
+    bits = len(query).bit_length()  # of any q; d - q + len(query) is positive
+    ordered = np.sort((pairs.d - pairs.q + len(query) << bits) | pairs.q)
     q, diagonal = ordered & ((1 << bits) - 1), (ordered >> bits) - len(query)
     found = []
     while len(q):
@@ -143,29 +149,40 @@ def _extended(query: U8, reader: Reader, pairs: _Pairs) -> I64:
     return np.concatenate(found, axis=1) if found else np.empty((3, 0), dtype=np.int64)
 
 
+def _size(padded_bytes: U8) -> int:
+    return len(padded_bytes) - 2 * TEXT_MARGIN_BYTES
+
+
 def _extend(query: U8, reader: Reader, q: I64, d: I64) -> I64:
     document = reader.document_of(d)
     lower, upper = reader.starts[document], reader.starts[document + 1]
-    left = _common(query, q - 1, reader.text, d - 1, np.minimum(q, d - lower), -1)
-    right = _common(query, q, reader.text, d, np.minimum(len(query) - q, upper - d), 1)
+    left = _common(query, q - 1, reader.padded_text, d - 1, np.minimum(q, d - lower), -1)
+    right = _common(query, q, reader.padded_text, d, np.minimum(_size(query) - q, upper - d), 1)
     return np.stack([q - left, left + right, d - left])
 
 
 def _common(a: U8, i: I64, b: U8, j: I64, limit: I64, direction: int) -> I64:
-    """Return how many t < limit in a row have a[i + direction * t] == b[j + direction * t], for each i, j, limit."""
+    """Return how many t < limit in a row have a[i + direction * t] == b[j + direction * t], for each i, j, limit.
+
+    `a` and `b` are padded: position 0 is behind the margin. Rows of bytes are copied and compared as a whole, which
+    takes a quarter of the time of gathering single bytes.
+    """
     length = np.zeros(len(i), dtype=np.int64)
-    for row in range(0, len(i), _ROWS):
-        active = row + np.flatnonzero(limit[row : row + _ROWS] > 0)
-        width = 64
-        while len(active):
-            t = length[active, None] + np.arange(width)
-            inside = t < limit[active, None]
-            t *= inside * direction  # what lies outside is read at t = 0
-            same = (a[i[active, None] + t] == b[j[active, None] + t]) & inside
-            matched = np.where(same.all(axis=1), width, same.argmin(axis=1))
-            length[active] += matched
-            active = active[matched == width]
-            width = max(64, min(2 * width, (1 << 20) // max(1, len(active))))
+    active = np.flatnonzero(limit > 0)
+    while len(active):
+        width = max(64, min(TEXT_MARGIN_BYTES, (1 << 12) // len(active)))
+        back = 0 if direction > 0 else width - 1
+        reached = []
+        step = _BLOCK_BYTES // width
+        for rows in (active[first : first + step] for first in range(0, len(active), step)):
+            at = direction * length[rows] - back
+            same = _blocks(a, i[rows] + at, width) == _blocks(b, j[rows] + at, width)
+            same = same[:, ::direction]
+            reached.append(np.where(same.all(axis=1), width, same.argmin(axis=1)))
+        matched = np.concatenate(reached)
+        room = (limit - length)[active]
+        length[active] += np.minimum(matched, room)
+        active = active[(matched == width) & (room > width)]
     return length
 
 
@@ -175,29 +192,48 @@ def _common(a: U8, i: I64, b: U8, j: I64, limit: I64, direction: int) -> I64:
 def _periods(query: U8, q: I64, k: int) -> I64:
     """Return the smallest period of at most k // 2 of the k-gram at each q, or 0."""
     grams = query[q[:, None] + np.arange(k)]
-    period = np.arange(1, k // 2 + 1)[:, None]
-    shifted = np.arange(k) + period
-    shifted = np.where(shifted < k, shifted, np.arange(k))  # what has no counterpart is compared with itself
-    repeats = (grams[:, shifted] == grams[:, None, :]).all(axis=2)
+    repeats = (grams[:, _shifted(k)] == grams[:, None, :]).all(axis=2)
     return np.where(repeats.any(axis=1), repeats.argmax(axis=1) + 1, 0)
 
 
-def _realigned(query: U8, reader: Reader, pairs: _Pairs, period: I64) -> _Pairs:
-    """Return the alignments of the periodic regions around q and d that any run through both can have.
+@cache
+def _shifted(k: int) -> I64:
+    """Return, for each period of at most k // 2 and each byte of a k-gram, the byte a period on; int64 (k // 2, k)."""
+    index = np.arange(k)
+    shifted = index + np.arange(1, k // 2 + 1)[:, None]
+    return np.where(shifted < k, shifted, index)  # what has no counterpart is compared with itself
+
+
+def _realigned(query: U8, reader: Reader, pairs: _Pairs, period: I64, min_bytes: int) -> _Pairs:
+    """Return the alignments of the periodic regions around q and d that a run of `min_bytes` through both can have.
 
     A run that goes on beyond the start (or end) of one region goes on beyond that of the other: there the regions'
     starts (ends) coincide. Any other run is the overlap of the two regions under a shift that keeps the phase: the
     shifts nearest to coinciding starts and ends, and steps of the document's region along the query's, cover the
     longest such overlaps and every character of them.
     """
-    real = _common(query, pairs.q, reader.text, pairs.d, np.full(len(period), reader.k), 1) == reader.k
+    real = _common(query, pairs.q, reader.padded_text, pairs.d, np.full(len(period), reader.k), 1) == reader.k
     pairs, period = pairs.where(real), period[real]
-    ours = _region(query, pairs.q, period, (np.zeros_like(pairs.q), np.full_like(pairs.q, len(query))), reader.k)
+    q, first, which = np.unique(pairs.q, return_index=True, return_inverse=True)
+    bounds = np.zeros_like(q), np.full_like(q, _size(query))
+    start, end = _region(query, q, period[first], bounds, reader.k)
+    ours = start[which], end[which]
     document = reader.document_of(pairs.d)
     bounds = reader.starts[document], reader.starts[document + 1]
-    theirs = _region(reader.text, pairs.d, period, bounds, reader.k)
+    theirs = _region(reader.padded_text, pairs.d, period, bounds, reader.k)
     regions = np.stack([*ours, *theirs, period, (pairs.d - pairs.q) % period])
-    return _alignments(np.unique(regions, axis=1), reader.k)
+    # Nearly all lines of dashes in a corpus end here; a text that holds one is checked in 0.9 ms instead of 2.5.
+    possible = _goes_on(query, reader, ours, theirs)
+    possible |= np.minimum(ours[1] - ours[0], theirs[1] - theirs[0]) >= min_bytes
+    return _alignments(np.unique(regions[:, possible], axis=1), reader.k)
+
+
+def _goes_on(query: U8, reader: Reader, ours: tuple[I64, I64], theirs: tuple[I64, I64]) -> npt.NDArray[np.bool_]:
+    """Return whether the bytes before two regions, or those behind them, are the same: a run may go on there."""
+    text = reader.padded_text
+    same: npt.NDArray[np.bool_] = query[ours[0] + TEXT_MARGIN_BYTES - 1] == text[theirs[0] + TEXT_MARGIN_BYTES - 1]
+    same |= query[ours[1] + TEXT_MARGIN_BYTES] == text[theirs[1] + TEXT_MARGIN_BYTES]
+    return same
 
 
 def _region(data: U8, start: I64, period: I64, bounds: tuple[I64, I64], k: int) -> tuple[I64, I64]:

@@ -70,9 +70,9 @@ class Origin:
 
 def is_metadata(path: str) -> bool:
     """Return whether a file says something about its source: it must be in the tree, though it is no source code."""
-    name = PurePosixPath(path)
-    described = name.parent.name.endswith(".dist-info") and name.name in {"METADATA", "RECORD"}
-    return described or name.name == "PKG-INFO" or _LICENSE_FILE.match(name.name) is not None
+    described = path.endswith((".dist-info/METADATA", ".dist-info/RECORD"))
+    name = path.rpartition("/")[2]
+    return described or name == "PKG-INFO" or _LICENSE_FILE.match(name) is not None
 
 
 def origins(tree: Tree, license_id: str | None, skipped: Counter[str]) -> Iterator[Origin]:
