@@ -148,12 +148,22 @@ def test_limits(engine: Engine) -> None:
 
 @pytest.mark.model
 def test_a_prompt_is_computed_ahead(engine: Engine) -> None:
-    """With no tokens to generate only the cache is filled, and an overdue prefill is continued, not begun anew."""
+    """With no tokens to generate only the cache is filled, from which a later request starts."""
     prefix = "import json\n\n" + LONG[:300] + "value = "
     text, done = generate(engine, prefix, max_tokens=0)
     assert (text, done.finish_reason, done.tokens.generated) == ("", "length", 0)
     _, done = generate(engine, prefix, max_tokens=1)
     assert done.tokens.prompt_reused == done.tokens.prompt - 1
+
+
+@pytest.mark.model
+def test_an_overdue_prefill_is_continued(engine: Engine) -> None:
+    """What a prefill computed before its time was over is not computed again."""
+    prefix = "# overdue\n" + LONG[:1000]
+    _, first = generate(engine, prefix, time_limit_ms=1)
+    _, second = generate(engine, prefix, time_limit_ms=1)
+    assert (first.finish_reason, second.finish_reason) == ("time", "time")
+    assert second.tokens.prompt_reused > first.tokens.prompt_reused
 
 
 @pytest.mark.model
