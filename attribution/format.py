@@ -18,7 +18,7 @@ files and then swapping index.json, in one atomic step.
 
 Costs with k = 25, w = 26, per normalised byte: 1 for the text, 0.074 postings of 8 bytes, about 0.15 for the lines.
 A look-up is a binary search in the mapped keys. Opening reads index.json and sources, and maps the rest.
-Limits: 2**32 lines per document, 2**32 sources, 2**40 bytes of text (a bound of `matching`).
+Limits: 2**32 lines per document, 2**32 sources, 2**39 bytes of text (a bound of `matching`).
 
 History
     1   first version
@@ -35,7 +35,7 @@ import shutil
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -43,9 +43,6 @@ import numpy.typing as npt
 from attribution.errors import IndexExistsError, IndexFormatError, IndexVersionError, IndexWriteError
 from attribution.fingerprint import GUARANTEES, K
 from attribution.normalise import NORMALISER_VERSION
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 FORMAT = "starcite-index"
 FORMAT_VERSION = 1
@@ -364,11 +361,3 @@ def _check_rules(path: Path, facts: dict[str, Any]) -> None:
 
 def _damaged(path: Path, what: str) -> IndexFormatError:
     return IndexFormatError(f"{path} is damaged: {what}; {_REBUILD}.")
-
-
-def files_of(folder: Path) -> Iterator[Path]:
-    """Yield the files that make up the index in a folder, index.json first."""
-    header = _read_header(folder / HEADER)
-    yield folder / HEADER
-    for entry in header["files"].values():
-        yield folder / entry["name"]

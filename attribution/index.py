@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from attribution import normalise
-from attribution.errors import QueryError
+from attribution.errors import IndexFormatError, QueryError
 from attribution.format import Reader
 from attribution.matching import find_runs
 
@@ -113,7 +113,10 @@ class Index:
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Self:
         """Map the index in a folder. Raises `IndexFormatError` or `IndexVersionError`, naming the file at fault."""
-        return cls(Reader(Path(path)))
+        try:
+            return cls(Reader(Path(path)))
+        except IndexFormatError:
+            return cls(Reader(Path(path)))  # an index that was replaced while it was being opened opens now
 
     @property
     def reader(self) -> Reader:

@@ -61,7 +61,8 @@ def measure(corpus: list[Path], out: Path, guarantee: int) -> dict[str, Any]:
     seconds = time.perf_counter() - start
     opening = [timed_ms(lambda: Index.open(out).close()) for _ in range(20)]
     result: dict[str, Any] = {
-        "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, Python {platform.python_version()}, numpy {np.__version__}",
+        "machine": f"{platform.machine()}, {os.cpu_count()} CPUs",
+        "python": f"{platform.python_version()}, numpy {np.__version__}",
         "guarantee": guarantee,
         "documents": report.documents,
         "corpus_mb": round(report.bytes / 1e6, 2),

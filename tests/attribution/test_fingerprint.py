@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attribution import fingerprint
@@ -58,6 +58,7 @@ def thinned(data: bytes, chosen: dict[int, int]) -> dict[int, int]:
 
 
 @pytest.mark.parametrize("w", WINDOWS)
+@settings(deadline=None)  # a busy machine is no failure
 @given(data=BYTES)
 def test_fingerprints_are_their_definition(w: int, data: bytes) -> None:
     """Positions and keys equal those of a plain loop, for random and for periodic bytes."""
@@ -78,6 +79,7 @@ def test_chunks_leave_no_seam(w: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(("guarantee", "w"), fingerprint.GUARANTEES.items())
+@settings(deadline=None)  # a busy machine is no failure
 @given(run=st.binary(min_size=100, max_size=160), left=st.binary(max_size=90), right=st.binary(max_size=90))
 def test_choice_is_local(guarantee: int, w: int, run: bytes, left: bytes, right: bytes) -> None:
     """Every guarantee-long window of a run chooses the same place in the run, whatever stands around the run."""

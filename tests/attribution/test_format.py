@@ -6,6 +6,7 @@ import hashlib
 import json
 import random
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -53,9 +54,15 @@ def files(folder: Path) -> list[Path]:
     return sorted(folder.iterdir())
 
 
+def listed(folder: Path) -> list[Path]:
+    """Return the files that index.json names, and itself."""
+    header = json.loads((folder / "index.json").read_bytes())
+    return [folder / "index.json", *(folder / entry["name"] for entry in header["files"].values())]
+
+
 def test_the_folder_holds_what_its_header_names(folder: Path) -> None:
     """There is no file beside those that index.json lists, each under the start of its SHA-256."""
-    assert sorted(index_format.files_of(folder)) == files(folder)
+    assert sorted(listed(folder)) == files(folder)
     for path in files(folder):
         if path.name != "index.json":
             assert hashlib.sha256(path.read_bytes()).hexdigest()[:16] in path.name
@@ -155,11 +162,34 @@ def test_an_index_is_replaced_in_one_step(folder: Path) -> None:
         build_documents(DOCUMENTS[:1], folder, overwrite=True)
         assert [match.to_json() for match in before.matches(QUERY)] == expected
     assert answers(folder) == []
-    assert sorted(index_format.files_of(folder)) == files(folder)
+    assert sorted(listed(folder)) == files(folder)
     assert [path.name for path in folder.parent.iterdir()] == ["index"]
     (folder / "index.json").write_bytes(b'"starcite-index", but damaged')
     build_documents(DOCUMENTS, folder, overwrite=True)
     assert answers(folder) == expected
+
+
+def test_an_index_that_is_replaced_while_it_is_opened(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files that vanish between index.json and their opening are no damage: the new index is opened."""
+    original = Reader._map
+
+    def replaced(self: Reader, kind: str) -> Any:  # noqa: ANN401
+        monkeypatch.undo()
+        build_documents(DOCUMENTS[3:4], folder, overwrite=True)
+        return original(self, kind)
+
+    monkeypatch.setattr(Reader, "_map", replaced)
+    with Index.open(folder) as index:
+        assert index.summary["documents"] == 1
+        assert len(index.matches(QUERY)) == 1
+
+
+def test_threads_share_an_index(folder: Path) -> None:
+    """Searches at the same time do not disturb each other."""
+    expected = answers(folder)
+    with Index.open(folder) as index, ThreadPoolExecutor(8) as pool:
+        for found in pool.map(index.matches, [QUERY] * 200):
+            assert [match.to_json() for match in found] == expected
 
 
 def test_other_people_s_files_are_not_overwritten(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attribution import normalise
@@ -18,6 +18,7 @@ def test_white_space_table_is_str_isspace() -> None:
     assert [point for point in range(sys.maxunicode + 1) if chr(point).isspace()] == list(normalise.WHITE_SPACE)
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(TEXTS | st.text(max_size=60))
 def test_text_is_what_a_loop_over_characters_gives(text: str) -> None:
     """Bytes and offsets equal those of the plain definition, character by character."""
@@ -33,6 +34,7 @@ def test_text_is_what_a_loop_over_characters_gives(text: str) -> None:
     assert normalised.data.dtype == np.uint8
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(st.text(st.sampled_from("a\r\n\x0b\u2028é"), max_size=40))
 def test_lines_end_where_editors_end_them(text: str) -> None:
     r"""A line starts after \n, \r\n and \r, and after nothing else."""
@@ -44,6 +46,7 @@ def test_lines_end_where_editors_end_them(text: str) -> None:
     assert normalise.line_starts(text).tolist() == expected
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(TEXTS)
 def test_layout_and_quotes_do_not_count(text: str) -> None:
     """Re-indenting and other quotes leave the normalised bytes as they were."""
