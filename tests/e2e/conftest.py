@@ -242,7 +242,15 @@ def editor(code_server: list[str], home: Path, tmp_path_factory: pytest.TempPath
     write_settings(user)
     config = base / "code-server.yaml"  # else it reads and writes one in the home folder
     config.write_text("cert: false\n", encoding="utf-8")
-    command = [*code_server, "--config", config, "--user-data-dir", user, "--extensions-dir", base / "ext"]
+    command: list[str | Path] = [
+        *code_server,
+        "--config",
+        config,
+        "--user-data-dir",
+        user,
+        "--extensions-dir",
+        base / "ext",
+    ]
     # PORT and PASSWORD would be taken for code-server's own.
     environment = {name: value for name, value in os.environ.items() if name not in {"PORT", "PASSWORD"}}
     environment |= {"STARCITE_HOME": str(home), "XDG_DATA_HOME": str(base / "share")}
