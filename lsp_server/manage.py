@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from lsp_server import terminal
 from models import paths
-from models.errors import DaemonUnavailableError
 
 if TYPE_CHECKING:
     import argparse
@@ -142,18 +141,9 @@ def _daemon_status(options: argparse.Namespace) -> int:
 
 
 def _daemon_stop(options: argparse.Namespace) -> int:
-    from models.client import Client
+    from models.client import stop_daemon
 
-    async def stop() -> None:
-        client = await Client.connect(_model(options).id, editor="cli", spawn=False)
-        await client.shutdown()
-        await client.close()
-
-    try:
-        asyncio.run(stop())
-        stopped = True
-    except DaemonUnavailableError:
-        stopped = False
+    stopped = asyncio.run(stop_daemon(_model(options).id))
     if options.json:
         print(json.dumps({"version": 1, "stopped": stopped}))
     else:

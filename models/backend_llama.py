@@ -103,9 +103,7 @@ class Engine:
         where the prompt cannot be made to fit, and `BackendError`; the engine can be used afterwards.
         """
         started_s = time.perf_counter()
-        run = _Run(
-            (*request.stop, *self._tokens.stop_texts), cancel, emit, deadline_s=started_s + request.time_limit_ms / 1000
-        )
+        run = _Run((*request.stop, *self._tokens.stop_texts), cancel, emit, request.time_limit_ms / 1000)
         max_tokens = min(request.max_tokens, self._context_tokens - self._prompt_tokens)
         limits = fim.Limits(prompt_tokens=self._prompt_tokens, generate_tokens=max_tokens)
         rendered = fim.render(request.prompt, self._card, self._tokens.vocabulary, limits)
@@ -163,8 +161,8 @@ class Engine:
     def _prefill(self, prompt: _CachedPrompt, tokens: list[int], run: _Run) -> FinishReason | None:
         """Compute the tokens that are not cached yet; return a reason where the run ended before the last."""
         while len(prompt.tokens) < len(tokens):
-            if reason := run.interrupted():
-                return reason
+            if run.cancelled():
+                return "cancelled"
             start = len(prompt.tokens)
             end = min(start + SLICE_TOKENS, len(tokens))
             if not self._compute(prompt, tokens[start:end], want_logits=end == len(tokens)):
@@ -293,15 +291,13 @@ class _CachedPrompt:
 class _Run:
     """What one generation has done so far, and what may end it."""
 
-    def __init__(
-        self, stops: tuple[str, ...], cancel: CancelFlag, emit: Callable[[str], None], *, deadline_s: float
-    ) -> None:
+    def __init__(self, stops: tuple[str, ...], cancel: CancelFlag, emit: Callable[[str], None], limit_s: float) -> None:
         self.stream = TextStream(stops)
         self.generated = 0
         self.first_token_s: float | None = None
         self._cancel = cancel
         self._emit = emit
-        self._deadline_s = deadline_s
+        self._limit_s = limit_s
 
     def push(self, piece: bytes) -> None:
         if text := self.stream.push(piece):
@@ -311,10 +307,19 @@ class _Run:
         if text := self.stream.flush():
             self._emit(text)
 
+    def cancelled(self) -> bool:
+        return self._cancel.is_set()
+
     def interrupted(self) -> FinishReason | None:
-        if self._cancel.is_set():
+        """Return what ends the run: a cancellation, or the time that it may write, which begins with its first token.
+
+        The prefill is not limited: it is needed once, whoever asks again goes on from where it was, and a first
+        suggestion that comes late is better than none.
+        """
+        if self.cancelled():
             return "cancelled"
-        return "time" if time.perf_counter() >= self._deadline_s else None
+        begun_s = self.first_token_s
+        return "time" if begun_s and time.perf_counter() >= begun_s + self._limit_s else None
 
 
 def _usable_cores() -> int:

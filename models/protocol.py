@@ -86,8 +86,8 @@ class FimPrompt:
 class GenerateRequest:
     """One generation.
 
-    `stop` holds strings before the first of which the text ends. `time_limit_ms` counts from the first step of the
-    model, not from the queue. `editor` tells apart those who share one connection; the newest request of an editor
+    `stop` holds strings before the first of which the text ends. `time_limit_ms` counts from the first token, not from
+    the queue or the prefill. `editor` tells apart those who share one connection; the newest request of an editor
     supersedes its older ones, except that a "background" one never supersedes an "interactive" one.
     """
 
