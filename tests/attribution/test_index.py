@@ -179,6 +179,26 @@ def test_lines_of_dashes_are_aligned(ours: int, theirs: int, unit: str) -> None:
     assert max((match.run for match in found), default=0) == longest
 
 
+@pytest.mark.parametrize("unit", ["-", "=-", "abc", "0x00,"])
+def test_a_short_stretch_covers_a_long_one(unit: str) -> None:
+    """Of repeated text that is longer than the document's, every character is covered by a match as long as that."""
+    text = f"({(unit * 1000)[:1000]})"
+    found = matches(text, [f"[{(unit * 100)[:103]}]"], 80)
+    spans = intervals(text, found)
+    assert set().union(*(range(*span) for span in spans)) >= set(range(1, 1001))
+    assert max(end - start for start, end in spans) == 103
+    assert len(found) < 30
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_runs_in_a_row_are_told_apart(seed: int) -> None:
+    """Where single characters were changed, each stretch of the guarantee between two changes is a match."""
+    rng = random.Random(seed)  # noqa: S311
+    pieces = ["".join(rng.choice("abcdefgh") for _ in range(50)) for _ in range(4)]
+    found = matches("1".join(pieces), ["2".join(pieces)], 50)
+    assert [(match.start, match.end) for match in found] == [(51 * n, 51 * n + 50) for n in range(4)]
+
+
 def test_a_run_that_goes_on_beyond_dashes_is_whole() -> None:
     """A comment banner with text on both sides is one match, and a banner of another length ends it."""
     banner = "def before(self, value):\n    # " + "-" * 70 + "\n    return after(value) + before\n"
