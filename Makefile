@@ -53,7 +53,7 @@ run: model index
 	@echo "Any other LSP editor: start '$(CURDIR)/$(BIN)/starcite lsp' for your files (Neovim 0.12: see README.md)"
 
 extension/node_modules/.installed: extension/package-lock.json
-	cd extension && npm ci --no-audit --no-fund --loglevel=error
+	cd extension && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
 	touch $@
 
 extension/dist/starcite.vsix: extension/node_modules/.installed $(wildcard extension/src/*.ts) extension/package.json

@@ -301,12 +301,12 @@ def _status(ls: StarciteServer, error: ModelError | None = None) -> Status:
     session = ls.session
     indexes = _index_names(ls)
     if error:
-        return Status("degraded", session.model, indexes, str(error), "starcite doctor")
+        return Status("degraded", session.model, indexes, str(error), "Run 'starcite doctor'.")
     if not session.settings.enable:
-        return Status("off", session.model, indexes, "Completions are turned off.", "set starcite.enable")
+        return Status("off", session.model, indexes, "Completions are turned off.", "Set starcite.enable.")
     if not indexes:
         message = "Suggestions are not checked: no index is installed."
-        return Status("degraded", session.model, "", message, "starcite index build")
+        return Status("degraded", session.model, "", message, "Run 'starcite index build'.")
     return Status("ready", session.model, indexes, f"Every suggestion is checked against {indexes}.")
 
 
