@@ -33,13 +33,11 @@ model: $(VENV)/.run
 	@$(BIN)/starcite models pull $(MODEL)
 
 # The first index: Python's standard library and the packages installed here, with the licences of their metadata.
-$(VENV)/.index: $(VENV)/.run
-	@$(BIN)/starcite index build --name python \
+index: $(VENV)/.run
+	@index=$$($(BIN)/python -c 'from models.paths import indexes_dir; print(indexes_dir() / "python")'); \
+	$(BIN)/starcite index verify "$$index" >/dev/null 2>&1 || $(BIN)/starcite index build --name python \
 		"$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')" \
 		"$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
-	touch $@
-
-index: $(VENV)/.index
 
 run: model index
 	@echo

@@ -37,6 +37,8 @@ LOG_BYTES = 2_000_000
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status; argparse itself exits with 2 where the words are wrong."""
     options = _parser().parse_args(arguments)
+    # What goes wrong is said in the answer or in our one line; the server alone keeps a log.
+    logging.getLogger().addHandler(logging.NullHandler())
     try:
         status: int = options.run(options)
         sys.stdout.flush()
@@ -111,9 +113,8 @@ def _log_to_file(name: str) -> None:
         )
     except OSError:
         return
-    logging.basicConfig(
-        level=logging.WARNING, handlers=[handler], format="%(asctime)s %(process)d %(levelname)s %(name)s %(message)s"
-    )
+    handler.setFormatter(logging.Formatter("%(asctime)s %(process)d %(levelname)s %(name)s %(message)s"))
+    logging.getLogger().addHandler(handler)
 
 
 # --- complete ------------------------------------------------------------------------------------------------------
