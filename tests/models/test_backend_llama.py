@@ -92,7 +92,9 @@ def test_what_was_generated_does_not_stay_in_the_prompt(engine: Engine, weights:
 
 
 @pytest.mark.model
-@pytest.mark.parametrize(("typed", "rest"), [("r", "eturn"), ("re", "turn"), ("ret", "urn")])
+@pytest.mark.parametrize(
+    ("typed", "rest"), [("r", "eturn"), ("re", "turn"), ("ret", "urn"), ("retu", "rn"), ("retur", "n")]
+)
 def test_a_word_cut_in_two_is_healed(engine: Engine, typed: str, rest: str) -> None:
     """In the middle of a word its rest comes, without what was typed already."""
     text, _ = generate(engine, f"def add(a, b):\n    {typed}", stop=("\n",))
