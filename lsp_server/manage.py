@@ -215,7 +215,7 @@ def _models_list(options: argparse.Namespace) -> int:
         return 0
     for card, pulled, used in rows:
         mark, here = ("*" if used else " "), ("here" if pulled else "")
-        print(f"{mark} {card.id:24} {here:5} {card.parameters:>6} {card.license.spdx:28} {card.name}")
+        print(f"{mark} {card.id:20} {here:5} {card.parameters / 1e9:5.2f} B  {card.license.name:28} {card.name}")
     return 0
 
 

@@ -15,7 +15,8 @@ before it: measured, 9 ms to the first token instead of 1,364 ms. The anchor mov
 the cursor is taken back, and the generation must first reproduce its bytes (`Rendered.heal`, `HealTable`). Measured on
 HumanEval-Infilling (Qwen2.5-Coder 0.5B, greedy, cursor within a line, exact rest of the line), of 100: anchored 26
 without healing and 71 with it, plain 50 and 55. On a second sample, all healed: plain 70, anchored at exactly three
-lines 72, anchored in steps as here 71. So healing is what matters, and the anchor costs nothing.
+lines 72, anchored in steps as here 71. So healing is what matters, and the anchor costs nothing. Taking back the whole
+word and not only its last token: 75 against 65, in the middle of words 42 against 32 of 48.
 
 *Window.* Where the text does not fit, its start moves in steps of tokens to a line start, so that it stays put for many
 keys: 36 times fewer evaluated tokens in an editing session than a window that slides.
