@@ -18,7 +18,7 @@ import numpy.typing as npt
 from attribution import documents, normalise
 from attribution.errors import SourceError
 from attribution.fingerprint import GUARANTEES, Fingerprints, K, fingerprints
-from attribution.format import DOCUMENT, Contents, Facts, SourceRecord, check_output, padded, write
+from attribution.format import DIGEST_BYTES, DOCUMENT, Contents, Facts, SourceRecord, check_output, padded, write
 from attribution.licenses import from_expression
 
 if TYPE_CHECKING:
@@ -162,6 +162,9 @@ def _contents(entries: Sequence[_Entry], name: str, guarantee: int) -> Contents:
     records["lines"] = _starts([len(entry.lines) for entry in entries])
     records["path"] = _starts([len(path) for path in paths])
     records["source"][:-1] = [numbers[entry.source] for entry in entries]
+    records["bytes"][:-1] = [entry.source_bytes for entry in entries]
+    digests = b"".join(bytes.fromhex(entry.digest) for entry in entries)
+    records["digest"][:-1] = np.frombuffer(digests, dtype=np.uint8).reshape(-1, DIGEST_BYTES)
     keys, positions = _postings(entries, starts)
     lines = np.concatenate([entry.lines for entry in entries])
     facts = Facts(

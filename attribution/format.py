@@ -7,7 +7,8 @@
     text-<sha>.bin        u8  (bytes + 2048,)  normalised bytes of all documents in a row, to confirm matches;
                                                between margins of 1024 zeros, so that no block is read beyond an end
     starts-<sha>.bin      u64 (documents + 1,) where each document starts in the text
-    documents-<sha>.bin   records (documents + 1,) where its lines and its path start, and the number of its source
+    documents-<sha>.bin   records (documents + 1,) where its lines and its path start, the number of its source; size
+                                               and SHA-256 of its text in UTF-8, by which indexes are merged
     lines-<sha>.bin       u32 (lines,)         normalised bytes before each source line, from its document's start
     paths-<sha>.bin       UTF-8                the documents' paths within their sources, one after the other
     sources-<sha>.bin     JSON                 list of {name, revision, url, licenses, license_conflict}
@@ -49,7 +50,10 @@ FORMAT_VERSION = 1
 HEADER = "index.json"
 TEXT_MARGIN_BYTES = 1024
 
-DOCUMENT = np.dtype([("lines", "<u8"), ("path", "<u8"), ("source", "<u4"), ("reserved", "<u4")])
+DIGEST_BYTES = 32
+DOCUMENT = np.dtype(
+    [("lines", "<u8"), ("path", "<u8"), ("source", "<u4"), ("bytes", "<u4"), ("digest", "u1", (DIGEST_BYTES,))]
+)
 _DTYPES: dict[str, np.dtype[Any]] = {
     "keys": np.dtype("<u4"),
     "positions": np.dtype("<u4"),
