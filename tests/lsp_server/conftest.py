@@ -14,10 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from attribution.build import build
-from models.cards import load_card
-from models.errors import ModelError
-from models.paths import models_dir
-from models.store import Store
+from models.cards import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,19 +46,12 @@ def bare_home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def model_home(small_index: Path) -> Iterator[Path]:
+def model_home(small_index: Path, weights: Path) -> Iterator[Path]:
     """Return a STARCITE_HOME with the default model and the small index; its daemon ends with the session."""
-    card = load_card(Store(models_dir()).current())
-    try:
-        weights = Store(models_dir()).path(card).parent
-    except ModelError as error:
-        if os.environ.get("CI"):
-            pytest.fail(f"CI must have the weights: {error}")
-        pytest.skip(f"the weights are not on this machine: {error}")
     with tempfile.TemporaryDirectory(prefix="sc-") as folder:
         home = Path(folder)
         (home / "models").mkdir()
-        (home / "models" / card.id).symlink_to(weights)
+        (home / "models" / DEFAULT_MODEL).symlink_to(weights.parent)
         (home / "indexes").mkdir()
         (home / "indexes" / "stdlib-part").symlink_to(small_index)
         yield home

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 import threading
@@ -13,9 +12,8 @@ import pytest
 
 from models.backend_llama import Engine
 from models.cards import DEFAULT_MODEL, load_card
-from models.errors import ContextOverflowError, NotPulledError
+from models.errors import ContextOverflowError
 from models.protocol import Done, GenerateRequest, TokenCounts
-from models.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -80,18 +78,6 @@ def home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("STARCITE_HOME", str(folder))
     yield folder
     shutil.rmtree(folder)
-
-
-@pytest.fixture(scope="session")
-def weights() -> Path:
-    """Find the default model's weights, from wherever the user who runs the tests has them."""
-    card = load_card(DEFAULT_MODEL)
-    try:
-        return Store().path(card)
-    except NotPulledError as error:
-        if os.environ.get("CI"):
-            pytest.fail(str(error))
-        pytest.skip(f"{error} These tests were not run.")
 
 
 @pytest.fixture

@@ -1,0 +1,27 @@
+"""What every suite shares: the real weights."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from models.cards import DEFAULT_MODEL, load_card
+from models.errors import NotPulledError
+from models.store import Store
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture(scope="session")
+def weights() -> Path:
+    """Find the default model's weights, from wherever the user who runs the tests has them."""
+    card = load_card(DEFAULT_MODEL)
+    try:
+        return Store().path(card)
+    except NotPulledError as error:
+        if os.environ.get("CI"):
+            pytest.fail(str(error))
+        pytest.skip(f"{error} These tests were not run.")
