@@ -36,6 +36,7 @@ _STDLIB_MARKS = ("os.py", "ast.py", "encodings/__init__.py", "importlib/__init__
 _PACKAGE_FOLDERS = ("site-packages/", "dist-packages/")
 _PATCHLEVEL = re.compile(r'#define\s+PY_VERSION\s+"([\w.]+)')
 _REMOTE = re.compile(r"(?:\w+://(?:[^/@]*@)?|(?:[^/@]*@)?)(?P<host>[\w.-]+)(?::\d+)?[:/](?P<path>.+?)(?:\.git)?/?")
+_REMOTE_SECTION = re.compile(r'\[remote "(?P<name>.+)"\]')
 _URL_LABELS = ("source", "source code", "repository", "code", "github", "homepage", "home page")
 
 
@@ -261,18 +262,30 @@ def _hexadecimal(text: str) -> str:
     return text if re.fullmatch(r"[0-9a-f]{40,64}", text) else ""
 
 
+def remote_names(root: Path) -> frozenset[str]:
+    """Return owner/repo of every remote of the work tree at `root`, in lower case; empty where git does not tell."""
+    _, common = _git_folders(root)
+    return frozenset(path.lower() for _, path in _remotes(_read(common / "config")).values() if path)
+
+
 def _origin_remote(config: str) -> tuple[str, str]:
-    """Return host and owner/repo of the remote `origin`, without the password that an address may hold."""
-    section = ""
+    return _remotes(config).get("origin", ("", ""))
+
+
+def _remotes(config: str) -> dict[str, tuple[str, str]]:
+    """Return host and owner/repo of each remote by its name, without the password that an address may hold."""
+    found: dict[str, tuple[str, str]] = {}
+    name = ""
     for line in config.splitlines():
         stripped = line.strip()
         if stripped.startswith("["):
-            section = stripped
+            section = _REMOTE_SECTION.fullmatch(stripped)
+            name = section["name"] if section else ""
         key, _, value = stripped.partition("=")
-        if section == '[remote "origin"]' and key.strip() == "url":
+        if name and key.strip() == "url" and name not in found:
             match = _REMOTE.fullmatch(value.strip())
-            return (match["host"], match["path"]) if match else ("", "")
-    return "", ""
+            found[name] = (match["host"], match["path"]) if match else ("", "")
+    return found
 
 
 def _read(path: Path) -> str:
