@@ -2,11 +2,14 @@
 
     AttributionError
     ├── SourceError           a source to be indexed is missing, is of an unknown kind, or holds no source code
+    ├── OptOutError           a file of opt-outs cannot be read or understood
     ├── QueryError            a question that an index cannot answer (a minimum run below its guarantee)
     ├── IndexFormatError      the folder is no index, or its files are truncated or damaged
     │   └── IndexVersionError the index was written by a newer Starcite
     ├── IndexExistsError      the output folder already holds something that would be overwritten
-    └── IndexWriteError       the index could not be written (disk full, no permission)
+    ├── IndexWriteError       the index could not be written (disk full, no permission)
+    ├── PipelineError         a rank of a build on many machines failed, or no machine has room for one
+    └── PolicyError           a starcite.toml cannot be read, or says what it cannot say
 
 Each message is one sentence that names the file and ends in what to do, fit to be shown as it is.
 """
@@ -20,6 +23,10 @@ class AttributionError(Exception):
 
 class SourceError(AttributionError):
     """A source to be indexed is missing, is of an unknown kind, or holds no source code."""
+
+
+class OptOutError(AttributionError):
+    """A file of opt-outs cannot be read or understood."""
 
 
 class QueryError(AttributionError):
@@ -40,3 +47,11 @@ class IndexExistsError(AttributionError):
 
 class IndexWriteError(AttributionError):
     """An index could not be written."""
+
+
+class PipelineError(AttributionError):
+    """A rank of a build on many machines failed, or no machine has room for one."""
+
+
+class PolicyError(AttributionError):
+    """A `starcite.toml` cannot be read, or holds a key or value that means nothing."""
