@@ -1,0 +1,457 @@
+"""Documents -> shards, and shards -> an index: the external sort behind every build, on one machine or many.
+
+    documents ──prepare──▶ entries ──fingerprint_shard──▶ shard ─┐
+                                                         shard ─┼─merge_shards──▶ index
+                                                         shard ─┘        (combine: the same, but into one larger shard)
+
+A shard is an index of its own documents in the simplest form: its documents sorted as an index has them, each once,
+their normalised text in a row, and (key, position) pairs sorted. Because every shard keeps the index's order, the
+position of a posting in the index is its position in the shard plus its document's shift, pairs that are sorted in a
+shard are sorted in the index, and a merge reads each file once, from the front.
+
+    sources.json   list of {name, revision, url, licenses, license_conflict}, sorted
+    text           u8  (bytes,)             starts       u64 (documents + 1,)  of each document's text
+    lines          u32 (lines,)             line_starts  u64 (documents + 1,)  normalised bytes before each source line
+    paths          u8  (bytes of UTF-8,)    path_starts  u64 (documents + 1,)
+    source         u32 (documents,)         number in the table of sources
+    digest         u8  (documents, 32)      SHA-256 of the source text in UTF-8
+    size           u64 (documents,)         bytes of the source text in UTF-8
+    keys           u32 (postings,)          ascending
+    positions      u64 (postings,)          in `text`, ascending among equal keys
+
+Memory: a shard is made in memory, about eight bytes per byte of its text. A merge maps its shards and holds some 20
+bytes per document, one block of postings and the table of sources, whatever the size of the text.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+import itertools
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from attribution import normalise
+from attribution.errors import SourceError
+from attribution.fingerprint import GUARANTEES, K, fingerprints
+from attribution.format import SourceRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from attribution.documents import Document
+
+    Array = npt.NDArray[Any]
+
+MANIFEST = "shard.json"
+POSTINGS_PER_BLOCK = 1 << 22
+TEXT_PER_BLOCK_BYTES = 1 << 24
+KEY_LIMIT = 1 << 32
+_ROWS_PER_BLOCK = 1 << 12
+_U64 = np.dtype("<u8")
+_DTYPES: dict[str, np.dtype[Any]] = {
+    "text": np.dtype("u1"),
+    "starts": _U64,
+    "lines": np.dtype("<u4"),
+    "line_starts": _U64,
+    "paths": np.dtype("u1"),
+    "path_starts": _U64,
+    "source": np.dtype("<u4"),
+    "digest": np.dtype("u1"),
+    "size": _U64,
+    "keys": np.dtype("<u4"),
+    "positions": _U64,
+}
+_DIGEST_BYTES = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A document made ready: `data` normalised, `lines` the normalised bytes before each of its source lines."""
+
+    source: SourceRecord
+    path: bytes
+    digest: bytes
+    source_bytes: int
+    data: npt.NDArray[np.uint8]
+    lines: npt.NDArray[np.uint32]
+
+    def key(self) -> tuple[Any, ...]:
+        """Return what documents are sorted by, and what makes two of them the same."""
+        return source_key(self.source), self.path, self.digest
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Sorted documents and postings, in memory or mapped from the folder that they were saved to (see the module).
+
+    `repeated` counts the documents that were left out because they were there already.
+    """
+
+    guarantee: int
+    sources: tuple[SourceRecord, ...]
+    arrays: Mapping[str, Array]
+    repeated: int = 0
+
+    @property
+    def documents(self) -> int:
+        """Return the number of documents."""
+        return len(self.arrays["source"])
+
+    def save(self, folder: Path) -> None:
+        """Write the shard to a folder that is not there yet, in one atomic step. Raises `OSError`."""
+        with ShardWriter(folder, self.guarantee) as writer:
+            for name, array in self.arrays.items():
+                writer.append(name, array)
+            writer.finish(self.sources, self.repeated)
+
+    @classmethod
+    def open(cls, folder: Path) -> Shard:
+        """Return the shard in a folder, mapped. Raises `SourceError` if it is none or not whole."""
+        try:
+            manifest = json.loads((folder / MANIFEST).read_bytes())
+            arrays = {name: _mapped(folder / name, dtype, manifest["bytes"][name]) for name, dtype in _DTYPES.items()}
+            sources = tuple(_record(source) for source in manifest["sources"])
+            arrays["digest"] = arrays["digest"].reshape(-1, _DIGEST_BYTES)
+            return cls(manifest["guarantee"], sources, arrays, manifest["repeated"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise SourceError(f"{folder} is no shard of an index ({error}); build it again.") from error
+
+
+class ShardWriter:
+    """Writes a shard array by array, block by block, and shows it under its name only when it is finished."""
+
+    def __init__(self, folder: Path, guarantee: int) -> None:
+        """Begin a folder that is not there yet."""
+        self._folder = folder
+        self._guarantee = guarantee
+        self._stage = folder.with_name(f"{folder.name}.part-{os.getpid()}")
+        self._stage.mkdir(parents=True)
+        self._files = {name: (self._stage / name).open("wb") for name in _DTYPES}
+
+    def __enter__(self) -> Self:
+        """Return the writer."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leave nothing of a shard that was not finished."""
+        for file in self._files.values():
+            file.close()
+        shutil.rmtree(self._stage, ignore_errors=True)
+
+    def append(self, name: str, block: Array) -> None:
+        """Append a block to one of the arrays."""
+        self._files[name].write(np.ascontiguousarray(block, dtype=_DTYPES[name]).data)
+
+    def finish(self, sources: Sequence[SourceRecord], repeated: int) -> None:
+        """Write what is left, bring all of it to the disk, and publish."""
+        sizes = {}
+        for name, file in self._files.items():
+            file.flush()
+            os.fsync(file.fileno())
+            sizes[name] = file.tell()
+        manifest = {
+            "guarantee": self._guarantee,
+            "repeated": repeated,
+            "bytes": sizes,
+            "sources": [asdict(source) for source in sources],
+        }
+        (self._stage / MANIFEST).write_text(json.dumps(manifest, sort_keys=True), encoding="ascii")
+        self._stage.rename(self._folder)
+
+
+def prepare(document: Document) -> Entry:
+    """Return a document made ready for a shard."""
+    raw = document.text.encode("utf-8", "surrogatepass")
+    normalised = normalise.text(document.text)
+    lines = np.searchsorted(normalised.offsets, normalise.line_starts(document.text))
+    return Entry(
+        source=document.source,
+        path=document.path.encode("utf-8", "surrogatepass"),
+        digest=hashlib.sha256(raw).digest(),
+        source_bytes=len(raw),
+        data=normalised.data,
+        lines=lines.astype(np.uint32),
+    )
+
+
+def fingerprint_shard(documents: Iterable[Document | Entry], *, guarantee: int = 50) -> Shard:
+    """Return the shard of some documents, in memory: give at most some hundred megabytes at once (see `chunks`).
+
+    The order of the documents changes nothing. Raises `SourceError` for a guarantee that is not offered.
+    """
+    check_guarantee(guarantee)
+    unique: dict[tuple[Any, ...], Entry] = {}
+    given = 0
+    for document in documents:
+        entry = document if isinstance(document, Entry) else prepare(document)
+        unique.setdefault(entry.key(), entry)
+        given += 1
+    entries = [unique[key] for key in sorted(unique)]
+    sources = sorted({entry.source for entry in entries}, key=source_key)
+    return Shard(guarantee, tuple(sources), _arrays(entries, sources, guarantee), given - len(entries))
+
+
+def chunks(documents: Iterable[Document], limit_bytes: int) -> Iterator[list[Document]]:
+    """Yield documents in lists of about so many characters: the same lists for the same documents."""
+    chunk: list[Document] = []
+    size = 0
+    for document in documents:
+        chunk.append(document)
+        size += len(document.text)
+        if size >= limit_bytes:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
+
+
+def check_guarantee(guarantee: int) -> None:
+    """Raise `SourceError` for a guarantee that is not offered."""
+    if guarantee not in GUARANTEES:
+        raise SourceError(f"A guarantee of {guarantee} characters is not offered; choose 50 or 100.")
+
+
+def source_key(source: SourceRecord) -> tuple[Any, ...]:
+    """Return what sources are sorted by."""
+    return source.name, source.revision, source.url, source.licenses, source.license_conflict
+
+
+def starts_of(lengths: npt.ArrayLike) -> npt.NDArray[np.uint64]:
+    """Return where each of several stretches starts, and where the last one ends: uint64 of shape (n + 1,)."""
+    ends = np.cumsum(np.asarray(lengths, dtype=np.uint64))
+    return np.concatenate([np.zeros(1, dtype=np.uint64), ends])
+
+
+def _arrays(entries: Sequence[Entry], sources: Sequence[SourceRecord], guarantee: int) -> dict[str, Array]:
+    numbers = {source: number for number, source in enumerate(sources)}
+    starts = starts_of([len(entry.data) for entry in entries])
+    keys, positions = _postings(entries, starts, GUARANTEES[guarantee])
+    return {
+        "text": _joined([entry.data for entry in entries], np.uint8),
+        "starts": starts,
+        "lines": _joined([entry.lines for entry in entries], np.uint32),
+        "line_starts": starts_of([len(entry.lines) for entry in entries]),
+        "paths": np.frombuffer(b"".join(entry.path for entry in entries), dtype=np.uint8),
+        "path_starts": starts_of([len(entry.path) for entry in entries]),
+        "source": np.array([numbers[entry.source] for entry in entries], dtype=np.uint32),
+        "digest": np.frombuffer(b"".join(e.digest for e in entries), dtype=np.uint8).reshape(-1, _DIGEST_BYTES),
+        "size": np.array([entry.source_bytes for entry in entries], dtype=np.uint64),
+        "keys": keys,
+        "positions": positions,
+    }
+
+
+def _joined(parts: Sequence[Array], dtype: npt.DTypeLike) -> Array:
+    return np.concatenate(parts) if parts else np.empty(0, dtype=dtype)
+
+
+def _postings(
+    entries: Sequence[Entry], starts: npt.NDArray[np.uint64], w: int
+) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint64]]:
+    """Return keys and positions, sorted by both.
+
+    One sort of 64-bit numbers, key above position, is four times faster than a stable argsort and two gathers.
+    """
+    pairs = []
+    for entry, start in zip(entries, starts[:-1].tolist(), strict=True):
+        prints = fingerprints(entry.data, K, w)
+        pairs.append(prints.keys.astype(np.uint64) << np.uint64(32) | (prints.positions + start).astype(np.uint64))
+    joined = _joined(pairs, np.uint64)
+    joined.sort()
+    return (joined >> np.uint64(32)).astype(np.uint32), joined & np.uint64(0xFFFFFFFF)
+
+
+def _mapped(path: Path, dtype: np.dtype[Any], size: int) -> Array:
+    if path.stat().st_size != size:
+        raise ValueError(f"{path.name} has {path.stat().st_size} bytes instead of {size}")
+    return np.asarray(np.memmap(path, dtype=dtype, mode="r")) if size else np.empty(0, dtype=dtype)
+
+
+def _record(fields: dict[str, Any]) -> SourceRecord:
+    return SourceRecord(**(fields | {"licenses": tuple(fields["licenses"])}))
+
+
+# --- merging ---------------------------------------------------------------------------------------------------------
+
+
+class Merge:
+    """Several shards as one: every array of the union, in blocks, in the order of the index.
+
+    The order of the shards, and how documents were dealt out to them, change nothing. A document that is in several
+    shards is taken once. Raises `SourceError` if the shards were made with different guarantees, or hold nothing.
+    """
+
+    def __init__(self, shards: Sequence[Shard]) -> None:
+        """Find the order of all documents."""
+        if not any(shard.documents for shard in shards):
+            raise SourceError("No source code was found in the sources; give folders or archives that hold some.")
+        if len({shard.guarantee for shard in shards}) > 1:
+            raise SourceError("The shards were made with different guarantees; build them with one.")
+        self.shards = tuple(shards)
+        self.guarantee = shards[0].guarantee
+        self.sources = tuple(sorted({source for shard in shards for source in shard.sources}, key=source_key))
+        numbers = {source: number for number, source in enumerate(self.sources)}
+        self._numbers = [np.array([numbers[s] for s in shard.sources], dtype=np.uint32) for shard in shards]
+        self._order()
+
+    def _order(self) -> None:
+        """Find which document of which shard comes where, and where its text starts."""
+        given = sum(shard.documents for shard in self.shards)
+        shard_of = np.empty(given, dtype=np.uint16)
+        number_of = np.empty(given, dtype=np.uint32)
+        corpus = hashlib.sha256()
+        count = 0
+        previous: tuple[Any, ...] = ()
+        for source, path, digest, shard, number in heapq.merge(*map(self._rows, range(len(self.shards)))):
+            if (source, path, digest) != previous:
+                previous = (source, path, digest)
+                shard_of[count], number_of[count] = shard, number
+                _add_to_corpus(corpus, self.sources[source], path, digest)
+                count += 1
+        self.documents = count
+        self.repeated = given - count + sum(shard.repeated for shard in self.shards)
+        self.corpus = corpus.hexdigest()
+        self._shard_of, self._number_of = shard_of[:count], number_of[:count]
+
+    def _rows(self, shard: int) -> Iterator[tuple[int, bytes, bytes, int, int]]:
+        """Yield source, path, digest, shard and number of a shard's documents."""
+        arrays = self.shards[shard].arrays
+        for first in range(0, self.shards[shard].documents, _ROWS_PER_BLOCK):
+            sources = self._numbers[shard][arrays["source"][first : first + _ROWS_PER_BLOCK]].tolist()
+            starts = arrays["path_starts"][first : first + len(sources) + 1].tolist()
+            paths = arrays["paths"][starts[0] : starts[-1]].tobytes()
+            digests = arrays["digest"][first : first + len(sources)].tobytes()
+            for i, source in enumerate(sources):
+                path = paths[starts[i] - starts[0] : starts[i + 1] - starts[0]]
+                yield source, path, digests[i * _DIGEST_BYTES : (i + 1) * _DIGEST_BYTES], shard, first + i
+
+    def column(self, name: str) -> Array:
+        """Return a value of each document, in order: `source`, `size` or `digest`, or the lengths of other arrays.
+
+        A length's name is that of its starts: `starts`, `line_starts` or `path_starts`.
+        """
+        parts = [
+            np.diff(shard.arrays[name]) if name.endswith("starts") else shard.arrays[name] for shard in self.shards
+        ]
+        if name == "source":
+            parts = [numbers[part] for numbers, part in zip(self._numbers, parts, strict=True)]
+        column = np.empty((self.documents, *parts[0].shape[1:]), dtype=parts[0].dtype)
+        for number, part in enumerate(parts):
+            mine = self._shard_of == number
+            column[mine] = part[self._number_of[mine]]
+        return column
+
+    def blocks(self, name: str) -> Iterator[Array]:
+        """Yield `text`, `lines` or `paths` of all documents in order, in blocks that follow each other."""
+        starts = {"text": "starts", "lines": "line_starts", "paths": "path_starts"}[name]
+        for shard, first, last in self._stretches():
+            arrays = self.shards[shard].arrays
+            start, end = int(arrays[starts][first]), int(arrays[starts][last])
+            for at in range(start, end, TEXT_PER_BLOCK_BYTES):
+                yield arrays[name][at : min(at + TEXT_PER_BLOCK_BYTES, end)]
+
+    def _stretches(self) -> Iterator[tuple[int, int, int]]:
+        """Yield shard, first and last + 1 of documents that follow each other here as they do in their shard."""
+        follows = np.diff(self._number_of.astype(np.int64)) == 1
+        breaks = np.flatnonzero(~follows | (np.diff(self._shard_of) != 0)) + 1
+        bounds = np.concatenate([[0], breaks, [self.documents]])
+        for first, last in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
+            number = int(self._number_of[first])
+            yield int(self._shard_of[first]), number, number + last - first
+
+    @cached_property
+    def _shifts(self) -> list[npt.NDArray[np.int64]]:
+        """What is added to the position of a posting in each document of each shard; below zero: it is left out."""
+        starts = starts_of(self.column("starts"))[:-1].astype(np.int64)
+        shifts = []
+        for number, shard in enumerate(self.shards):
+            placed = np.full(shard.documents, -1, dtype=np.int64)
+            mine = self._shard_of == number
+            placed[self._number_of[mine]] = starts[mine]
+            shifts.append(placed)
+        return shifts
+
+    def postings(self) -> Iterator[tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint64]]]:
+        """Yield keys and positions, sorted by both, in blocks of about `POSTINGS_PER_BLOCK`."""
+        for low, high in self._key_ranges():
+            keys, positions = [], []
+            for shard, placed in zip(self.shards, self._shifts, strict=True):
+                first, last = _bounds(shard.arrays["keys"], low, high)
+                moved = _moved(shard.arrays["starts"], placed, shard.arrays["positions"][first:last].astype(np.int64))
+                keys.append(shard.arrays["keys"][first:last][moved >= 0])
+                positions.append(moved[moved >= 0].astype(np.uint64))
+            yield _sorted_pairs(np.concatenate(keys), np.concatenate(positions))
+
+    def _key_ranges(self) -> Iterator[tuple[int, int]]:
+        """Yield ranges of keys: hashes are spread evenly, so that equal ranges hold about equally many."""
+        total = sum(len(shard.arrays["keys"]) for shard in self.shards)
+        count = max(1, -(-total // POSTINGS_PER_BLOCK))
+        bounds = [number * KEY_LIMIT // count for number in range(count + 1)]
+        yield from itertools.pairwise(bounds)
+
+
+def combine(shards: Sequence[Shard], folder: Path) -> Shard:
+    """Write the union of shards as one shard to a new folder, streaming, and return it mapped."""
+    merge = Merge(shards)
+    with ShardWriter(folder, merge.guarantee) as writer:
+        for name in ("text", "lines", "paths"):
+            for block in merge.blocks(name):
+                writer.append(name, block)
+        for name in ("source", "digest", "size"):
+            writer.append(name, merge.column(name))
+        for name in ("starts", "line_starts", "path_starts"):
+            writer.append(name, starts_of(merge.column(name)))
+        for keys, positions in merge.postings():
+            writer.append("keys", keys)
+            writer.append("positions", positions)
+        writer.finish(merge.sources, merge.repeated)
+    return Shard.open(folder)
+
+
+def _bounds(keys: npt.NDArray[np.uint32], low: int, high: int) -> tuple[int, int]:
+    """Return where keys from `low` to below `high` stand; not of another type, so that no key is converted."""
+    last = np.searchsorted(keys, np.uint32(high)) if high < KEY_LIMIT else len(keys)
+    return int(np.searchsorted(keys, np.uint32(low))), int(last)
+
+
+def _moved(
+    starts: npt.NDArray[np.uint64], placed: npt.NDArray[np.int64], positions: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int64]:
+    """Return positions in the union; -1 for those of documents that another shard gives."""
+    local = starts.astype(np.int64)
+    document = np.searchsorted(local, positions, side="right") - 1
+    target = placed[document]
+    return np.where(target < 0, -1, positions - local[document] + target)
+
+
+def _sorted_pairs(
+    keys: npt.NDArray[np.uint32], positions: npt.NDArray[np.uint64]
+) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint64]]:
+    """Return pairs sorted by key and position; as single numbers wherever key and position fit into 64 bits."""
+    if not len(keys):
+        return keys, positions
+    low = int(keys.min())
+    bits = int(positions.max()).bit_length()
+    if (int(keys.max()) - low).bit_length() + bits > _U64.itemsize * 8:
+        order = np.lexsort((positions, keys))
+        return keys[order], positions[order]
+    pairs = (keys - np.uint32(low)).astype(np.uint64) << np.uint64(bits) | positions
+    pairs.sort()
+    return (pairs >> np.uint64(bits)).astype(np.uint32) + np.uint32(low), pairs & np.uint64((1 << bits) - 1)
+
+
+def _add_to_corpus(corpus: hashlib._Hash, source: SourceRecord, path: bytes, digest: bytes) -> None:
+    """Add a document to the id of the corpus: what is indexed, not how."""
+    for part in (source.name.encode("utf-8", "surrogatepass"), source.revision.encode("utf-8", "surrogatepass"), path):
+        corpus.update(len(part).to_bytes(8, "little") + part)
+    name = digest.hex().encode("ascii")
+    corpus.update(len(name).to_bytes(8, "little") + name)
