@@ -109,8 +109,19 @@ def merge_shards(
     `skipped` is reported as it is, with the documents that were there twice.
     Raises `SourceError`, `IndexExistsError` and `IndexWriteError`.
     """
+    return publish(Merge(shards), out, name=name, overwrite=overwrite, skipped=skipped)
+
+
+def publish(
+    merge: Merge,
+    out: str | os.PathLike[str],
+    *,
+    name: str | None = None,
+    overwrite: bool = False,
+    skipped: Counter[str] | None = None,
+) -> BuildReport:
+    """Index what a merge gives. Otherwise as `merge_shards`."""
     target = Path(out)
-    merge = Merge(shards)
     contents = _contents(merge, name or target.name)
     write(target, contents, overwrite=overwrite)
     return _report(target, contents, Counter(skipped or {}) + Counter({"given twice": merge.repeated}))

@@ -283,14 +283,29 @@ def _record(fields: dict[str, Any]) -> SourceRecord:
 # --- merging ---------------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
+class Order:
+    """Which document of which shard comes where in a union: what a `Merge` finds out, for others that merge the same.
+
+    `repeated` documents stand in several shards, or did within one.
+    """
+
+    shard_of: npt.NDArray[np.uint16]
+    number_of: npt.NDArray[np.uint32]
+    corpus: str
+    repeated: int
+
+
 class Merge:
     """Several shards as one: every array of the union, in blocks, in the order of the index.
 
     The order of the shards, and how documents were dealt out to them, change nothing. A document that is in several
     shards is taken once. Raises `SourceError` if the shards were made with different guarantees, or hold nothing.
+
+    `order` is that of an earlier merge of the same shards, which saves finding it again.
     """
 
-    def __init__(self, shards: Sequence[Shard]) -> None:
+    def __init__(self, shards: Sequence[Shard], order: Order | None = None) -> None:
         """Find the order of all documents."""
         if not any(shard.documents for shard in shards):
             raise SourceError("No source code was found in the sources; give folders or archives that hold some.")
@@ -301,10 +316,13 @@ class Merge:
         self.sources = tuple(sorted({source for shard in shards for source in shard.sources}, key=source_key))
         numbers = {source: number for number, source in enumerate(self.sources)}
         self._numbers = [np.array([numbers[s] for s in shard.sources], dtype=np.uint32) for shard in shards]
-        self._order()
+        self.order = order or self._ordered()
+        self.documents = len(self.order.shard_of)
+        self.corpus, self.repeated = self.order.corpus, self.order.repeated
+        self._shard_of, self._number_of = self.order.shard_of, self.order.number_of
 
-    def _order(self) -> None:
-        """Find which document of which shard comes where, and where its text starts."""
+    def _ordered(self) -> Order:
+        """Find which document of which shard comes where."""
         given = sum(shard.documents for shard in self.shards)
         shard_of = np.empty(given, dtype=np.uint16)
         number_of = np.empty(given, dtype=np.uint32)
@@ -317,10 +335,8 @@ class Merge:
                 shard_of[count], number_of[count] = shard, number
                 _add_to_corpus(corpus, self.sources[source], path, digest)
                 count += 1
-        self.documents = count
-        self.repeated = given - count + sum(shard.repeated for shard in self.shards)
-        self.corpus = corpus.hexdigest()
-        self._shard_of, self._number_of = shard_of[:count], number_of[:count]
+        repeated = given - count + sum(shard.repeated for shard in self.shards)
+        return Order(shard_of[:count], number_of[:count], corpus.hexdigest(), repeated)
 
     def _rows(self, shard: int) -> Iterator[tuple[int, bytes, bytes, int, int]]:
         """Yield source, path, digest, shard and number of a shard's documents."""
@@ -382,16 +398,20 @@ class Merge:
 
     def postings(self) -> Iterator[tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint64]]]:
         """Yield keys and positions, sorted by both, in blocks of about `POSTINGS_PER_BLOCK`."""
-        for low, high in self._key_ranges():
-            keys, positions = [], []
-            for shard, placed in zip(self.shards, self._shifts, strict=True):
-                first, last = _bounds(shard.arrays["keys"], low, high)
-                moved = _moved(shard.arrays["starts"], placed, shard.arrays["positions"][first:last].astype(np.int64))
-                keys.append(shard.arrays["keys"][first:last][moved >= 0])
-                positions.append(moved[moved >= 0].astype(np.uint64))
-            yield _sorted_pairs(np.concatenate(keys), np.concatenate(positions))
+        for low, high in self.key_ranges():
+            yield self.postings_between(low, high)
 
-    def _key_ranges(self) -> Iterator[tuple[int, int]]:
+    def postings_between(self, low: int, high: int) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint64]]:
+        """Return the keys in low .. high - 1 and their positions, sorted by both."""
+        keys, positions = [], []
+        for shard, placed in zip(self.shards, self._shifts, strict=True):
+            first, last = _bounds(shard.arrays["keys"], low, high)
+            moved = _moved(shard.arrays["starts"], placed, shard.arrays["positions"][first:last].astype(np.int64))
+            keys.append(shard.arrays["keys"][first:last][moved >= 0])
+            positions.append(moved[moved >= 0].astype(np.uint64))
+        return _sorted_pairs(np.concatenate(keys), np.concatenate(positions))
+
+    def key_ranges(self) -> Iterator[tuple[int, int]]:
         """Yield ranges of keys: hashes are spread evenly, so that equal ranges hold about equally many."""
         total = sum(len(shard.arrays["keys"]) for shard in self.shards)
         count = max(1, -(-total // POSTINGS_PER_BLOCK))
