@@ -12,6 +12,7 @@
     lines-<sha>.bin       u32 (lines,)         normalised bytes before each source line, from its document's start
     paths-<sha>.bin       UTF-8                the documents' paths within their sources, one after the other
     sources-<sha>.bin     JSON                 list of {name, revision, url, licenses, license_conflict}
+    tombstones.json       which sources are forgotten, if any: see `tombstones`
 
 All numbers are little-endian. Documents are sorted by source, path and content, so that the same corpus gives the same
 bytes. <sha> is the start of the file's SHA-256: a file never changes under its name, and an index is replaced by adding
@@ -41,6 +42,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from attribution import tombstones
+from attribution.durable import locked, sync_folder, write_synced
 from attribution.errors import IndexExistsError, IndexFormatError, IndexVersionError, IndexWriteError
 from attribution.fingerprint import GUARANTEES, K
 from attribution.normalise import NORMALISER_VERSION
@@ -127,12 +130,15 @@ def check_output(out: Path, *, overwrite: bool) -> None:
         raise IndexExistsError(f"{out} exists and is no index; choose another output folder.")
     if not overwrite:
         raise IndexExistsError(f"{out} already holds an index; choose another output folder or ask to overwrite it.")
+    tombstones.load(out)  # what is damaged there is said before the work, not after it
 
 
-def write(out: Path, contents: Contents, *, overwrite: bool = False) -> None:
+def write(out: Path, contents: Contents, *, overwrite: bool = False, replacing: str | None = None) -> None:
     """Publish an index at `out` atomically. An interruption leaves what was there before, and nothing beside it.
 
-    Raises `IndexExistsError` (see `check_output`) and `IndexWriteError`.
+    `replacing`: the `identity` of the only index that may be overwritten. What the former index was asked to forget is
+    forgotten in the new one too. Raises `IndexExistsError` (see `check_output`), `IndexWriteError`, and
+    `IndexFormatError` for damaged tombstones.
     """
     check_output(out, overwrite=overwrite)
     try:
@@ -143,7 +149,7 @@ def write(out: Path, contents: Contents, *, overwrite: bool = False) -> None:
     try:
         stage.chmod(0o777 & ~_umask())
         _write_files(stage, contents)
-        _publish(stage, out)
+        _publish(stage, out, contents, replacing)
     except OSError as error:
         raise _write_error(out, error) from error
     finally:
@@ -161,49 +167,47 @@ def _write_files(stage: Path, contents: Contents) -> None:
         "files": files,
     }
     header["checksum"] = _checksum(header)
-    _write_synced(stage / HEADER, json.dumps(header, sort_keys=True, indent=1).encode("ascii"))
-    _sync_folder(stage)
+    write_synced(stage / HEADER, json.dumps(header, sort_keys=True, indent=1).encode("ascii"))
+    sync_folder(stage)
 
 
 def _write_array(stage: Path, kind: str, array: npt.NDArray[Any]) -> dict[str, str | int]:
     data = np.ascontiguousarray(array).tobytes()
     digest = hashlib.sha256(data).hexdigest()
     name = f"{kind}-{digest[:16]}.bin"
-    _write_synced(stage / name, data)
+    write_synced(stage / name, data)
     return {"name": name, "bytes": len(data), "sha256": digest, "item": array.dtype.itemsize}
 
 
-def _write_synced(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _publish(stage: Path, out: Path) -> None:
+def _publish(stage: Path, out: Path, contents: Contents, replacing: str | None) -> None:
     if not out.exists():
         stage.rename(out)
     else:
-        stale = {path.name for path in out.iterdir() if _FILE_NAME.fullmatch(path.name)}
-        for path in stage.iterdir():
-            if path.name != HEADER:
-                path.replace(out / path.name)
-                stale.discard(path.name)
-        _sync_folder(out)
-        (stage / HEADER).replace(out / HEADER)
-        for name in stale:
-            with contextlib.suppress(OSError):  # readers may still map it; it is no part of the index any more
-                (out / name).unlink()
-    _sync_folder(out.parent)
+        header = json.loads((stage / HEADER).read_bytes())
+        with locked(out), tombstones.handed_on(out, header["checksum"], contents.sources):
+            if replacing is not None and _read_header(out / HEADER)["checksum"] != replacing:
+                raise IndexWriteError(f"{out} was replaced by another index meanwhile; run the command again.")
+            for path in stage.iterdir():
+                if path.name != HEADER:
+                    path.replace(out / path.name)
+            sync_folder(out)
+            (stage / HEADER).replace(out / HEADER)
+            sync_folder(out)
+            remove_strays(out)
+    sync_folder(out.parent)
 
 
-def _sync_folder(path: Path) -> None:
-    if os.name == "posix":
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+def remove_strays(folder: Path) -> None:
+    """Remove the files of an index that it does not consist of any more. The caller holds the folder's lock.
+
+    Readers may still map them; what a crash left behind goes as well.
+    """
+    named = {entry["name"] for entry in _read_header(folder / HEADER)["files"].values()}
+    for path in folder.iterdir():
+        if _FILE_NAME.fullmatch(path.name) and path.name not in named:
+            with contextlib.suppress(OSError):
+                path.unlink()
+    sync_folder(folder)
 
 
 def _umask() -> int:
@@ -243,7 +247,10 @@ class Reader:
     def __init__(self, folder: Path) -> None:
         """Map the index in a folder."""
         self.folder = folder
+        self._header_path = str(folder / HEADER)
+        self._stamp = tombstones.stamp(self._header_path)
         header = _read_header(folder / HEADER)
+        self.identity: str = header["checksum"]
         self._files: dict[str, dict[str, Any]] = header["files"]
         self.facts = Facts(**header["facts"])
         self.k, self.w = self.facts.k, self.facts.w
@@ -257,9 +264,29 @@ class Reader:
         self._paths: Bytes = self._map("paths")
         self.sources = self._read_sources()
         self._check()
+        self._watch = tombstones.Watch(folder, self.identity, len(self.sources))
+        self.forgotten = self._watch.forgotten()
+
+    def refresh(self) -> bool:
+        """Look at what is to be forgotten now, and return whether the index is still the one in the folder.
+
+        `forgotten` says of each source whether it is, and is None if none is. Raises `IndexFormatError`.
+        """
+        # In this order: tombstones are taken away only after their index has been replaced.
+        try:
+            self.forgotten = self._watch.forgotten()
+        except IndexFormatError:
+            if self._is_current():
+                raise
+        return self._is_current()
+
+    def _is_current(self) -> bool:
+        """Return whether index.json was not replaced; where the whole folder is gone, the mapped files live on."""
+        return tombstones.stamp(self._header_path) in {self._stamp, tombstones.ABSENT}
 
     def verify(self) -> None:
         """Read every file and compare its SHA-256; raises `IndexFormatError` naming the first that differs."""
+        self._watch.verify(self.sources)
         for kind, entry in self._files.items():
             path = self.folder / entry["name"]
             try:

@@ -113,17 +113,20 @@ class Index:
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Self:
         """Map the index in a folder. Raises `IndexFormatError` or `IndexVersionError`, naming the file at fault."""
-        try:
-            return cls(Reader(Path(path)))
-        except IndexFormatError:
-            return cls(Reader(Path(path)))  # an index that was replaced while it was being opened opens now
+        return cls(_reader(Path(path)))
 
     @property
     def reader(self) -> Reader:
-        """The mapped files. Raises `QueryError` once the index is closed."""
-        if self._reader is None:
+        """The mapped files: those of the index that is in the folder now, and what it is to forget now.
+
+        Raises `QueryError` once the index is closed, and as `open` does if it was replaced or its tombstones changed.
+        """
+        reader = self._reader
+        if reader is None:
             raise QueryError(f"The index {self._folder} is closed; open it again.")
-        return self._reader
+        if not reader.refresh():
+            reader = self._reader = _reader(self._folder)
+        return reader
 
     @property
     def summary(self) -> dict[str, str | int]:
@@ -189,6 +192,13 @@ def search(indexes: Sequence[Index], text: str, *, min_run: int = MIN_RUN, start
     return [_match(found[span], normalised, lines) for span in _maximal(sorted(found, key=lambda s: (s[0], -s[1])))]
 
 
+def _reader(folder: Path) -> Reader:
+    try:
+        return Reader(folder)
+    except IndexFormatError:
+        return Reader(folder)  # an index that was replaced while it was being opened opens now
+
+
 def _maximal(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
     """Return the spans that lie in no other, given spans by ascending start and descending end."""
     kept: list[tuple[int, int]] = []
@@ -201,6 +211,8 @@ def _maximal(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
 def _find(reader: Reader, normalised: normalise.Normalised, min_run: int, start: int) -> list[_Found]:
     """Return the maximal spans in one index that reach beyond `start`, with all documents that hold them."""
     runs = find_runs(normalised.data, reader, min_run)
+    if reader.forgotten is not None:
+        runs = runs.where(~reader.forgotten[reader.source_of(reader.document_of(runs.positions))])
     if not len(runs.starts):
         return []
     # A run of bytes may begin or end inside a character: keep its whole characters.

@@ -41,6 +41,10 @@ class Runs:
     lengths: I64
     positions: I64
 
+    def where(self, chosen: npt.NDArray[Any]) -> Runs:
+        """Return some of the runs."""
+        return Runs(self.starts[chosen], self.lengths[chosen], self.positions[chosen])
+
 
 @dataclass(frozen=True, slots=True)
 class _Pairs:
