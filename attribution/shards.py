@@ -411,11 +411,11 @@ class Merge:
             positions.append(moved[moved >= 0].astype(np.uint64))
         return _sorted_pairs(np.concatenate(keys), np.concatenate(positions))
 
-    def key_ranges(self) -> Iterator[tuple[int, int]]:
-        """Yield ranges of keys: hashes are spread evenly, so that equal ranges hold about equally many."""
-        total = sum(len(shard.arrays["keys"]) for shard in self.shards)
+    def key_ranges(self, low: int = 0, high: int = KEY_LIMIT) -> Iterator[tuple[int, int]]:
+        """Yield ranges that make up low .. high - 1: equal ones, which hold about equally many postings each."""
+        total = sum(len(shard.arrays["keys"]) for shard in self.shards) * (high - low) // KEY_LIMIT
         count = max(1, -(-total // POSTINGS_PER_BLOCK))
-        bounds = [number * KEY_LIMIT // count for number in range(count + 1)]
+        bounds = [low + number * (high - low) // count for number in range(count + 1)]
         yield from itertools.pairwise(bounds)
 
 
