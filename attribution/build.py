@@ -11,24 +11,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
-
 from attribution import documents, normalise
 from attribution.errors import SourceError
 from attribution.fingerprint import GUARANTEES, K
-from attribution.format import DOCUMENT, Contents, Facts, check_output, padded, write
+from attribution.format import Contents, Facts
 from attribution.licenses import from_expression
 from attribution.shards import Entry, Merge, Shard, check_guarantee, fingerprint_shard, prepare, starts_of
+from attribution.writer import check_output, write
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    Progress = Callable[[int, int], None]
+    import numpy.typing as npt
 
-POSITION_LIMIT = 1 << 32
-"""Texts from this many bytes on need positions of eight bytes."""
+    Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +49,7 @@ def build(  # noqa: PLR0913 - all but two are named options
     *,
     name: str | None = None,
     guarantee: int = 50,
+    text: str = "raw",
     license: str | None = None,  # noqa: A002 - the option's name
     docs: bool = False,
     progress: Progress | None = None,
@@ -59,7 +57,8 @@ def build(  # noqa: PLR0913 - all but two are named options
 ) -> BuildReport:
     """Index folders and archives (see `documents`) into the folder `out`, atomically.
 
-    `name` is shown with results (default: the name of `out`). `guarantee` is 50 or 100. `license` is an SPDX expression
+    `name` is shown with results (default: the name of `out`). `guarantee` is 50 or 100. `text` is "raw" or
+    "compressed": what is kept of the text, see `format`. `license` is an SPDX expression
     that overrules what the sources say. `progress(documents, bytes)` is called after each document.
 
     Raises `SourceError`, `IndexExistsError` and `IndexWriteError`.
@@ -70,7 +69,14 @@ def build(  # noqa: PLR0913 - all but two are named options
     skipped: Counter[str] = Counter()
     found = documents.read((Path(source) for source in sources), skipped, license_id=license, docs=docs)
     return build_documents(
-        found, out, name=name, guarantee=guarantee, progress=progress, overwrite=overwrite, skipped=skipped
+        found,
+        out,
+        name=name,
+        guarantee=guarantee,
+        text=text,
+        progress=progress,
+        overwrite=overwrite,
+        skipped=skipped,
     )
 
 
@@ -80,6 +86,7 @@ def build_documents(  # noqa: PLR0913 - all but two are named options
     *,
     name: str | None = None,
     guarantee: int = 50,
+    text: str = "raw",
     progress: Progress | None = None,
     overwrite: bool = False,
     skipped: Counter[str] | None = None,
@@ -93,7 +100,7 @@ def build_documents(  # noqa: PLR0913 - all but two are named options
     check_output(target, overwrite=overwrite)
     skipped = Counter() if skipped is None else skipped
     shard = fingerprint_shard(_told(found, progress), guarantee=guarantee)
-    return merge_shards([shard], target, name=name, overwrite=overwrite, skipped=skipped)
+    return merge_shards([shard], target, name=name, text=text, overwrite=overwrite, skipped=skipped)
 
 
 def merge_shards(
@@ -101,6 +108,7 @@ def merge_shards(
     out: str | os.PathLike[str],
     *,
     name: str | None = None,
+    text: str = "raw",
     overwrite: bool = False,
     skipped: Counter[str] | None = None,
 ) -> BuildReport:
@@ -109,7 +117,7 @@ def merge_shards(
     `skipped` is reported as it is, with the documents that were there twice.
     Raises `SourceError`, `IndexExistsError` and `IndexWriteError`.
     """
-    return publish(Merge(shards), out, name=name, overwrite=overwrite, skipped=skipped)
+    return publish(Merge(shards), out, name=name, text=text, overwrite=overwrite, skipped=skipped)
 
 
 def publish(
@@ -117,14 +125,15 @@ def publish(
     out: str | os.PathLike[str],
     *,
     name: str | None = None,
+    text: str = "raw",
     overwrite: bool = False,
     skipped: Counter[str] | None = None,
 ) -> BuildReport:
     """Index what a merge gives. Otherwise as `merge_shards`."""
     target = Path(out)
-    contents = _contents(merge, name or target.name)
-    write(target, contents, overwrite=overwrite)
-    return _report(target, contents, Counter(skipped or {}) + Counter({"given twice": merge.repeated}))
+    contents = _contents(merge, name or target.name, text)
+    postings = write(target, contents, overwrite=overwrite)
+    return _report(target, contents, postings, Counter(skipped or {}) + Counter({"given twice": merge.repeated}))
 
 
 def _told(found: Iterable[documents.Document], progress: Progress | None) -> Iterator[Entry]:
@@ -138,16 +147,10 @@ def _told(found: Iterable[documents.Document], progress: Progress | None) -> Ite
             progress(number, total)
 
 
-def _contents(merge: Merge, name: str) -> Contents:
-    records = np.zeros(merge.documents + 1, dtype=DOCUMENT)
-    records["lines"] = starts_of(merge.column("line_starts"))
-    records["path"] = starts_of(merge.column("path_starts"))
-    records["source"][:-1] = merge.column("source")
-    sizes = records["bytes"][:-1] = merge.column("size")
-    records["digest"][:-1] = merge.column("digest")
-    starts = starts_of(merge.column("starts"))
-    keys, positions = (np.concatenate(parts) for parts in zip(*merge.postings(), strict=True))
-    lines = np.concatenate(list(merge.blocks("lines")))
+def _contents(merge: Merge, name: str, text: str) -> Contents:
+    lengths = ("starts", "line_starts", "path_starts", "original_starts")
+    columns: dict[str, npt.NDArray[Any]] = {column: starts_of(merge.column(column)) for column in lengths}
+    columns |= {column: merge.column(column) for column in ("source", "size", "digest")}
     facts = Facts(
         name=name,
         corpus=merge.corpus,
@@ -157,22 +160,15 @@ def _contents(merge: Merge, name: str) -> Contents:
         guarantee=merge.guarantee,
         documents=merge.documents,
         sources=len(merge.sources),
-        bytes=int(sizes.sum()),
-        lines=len(lines),
+        bytes=int(columns["size"].sum()),
+        lines=int(columns["line_starts"][-1]),
+        text=text,
     )
-    arrays: dict[str, npt.NDArray[Any]] = {
-        "keys": keys,
-        "positions": positions.astype(np.uint32) if starts[-1] < POSITION_LIMIT else positions,
-        "text": padded(np.concatenate(list(merge.blocks("text")) or [np.empty(0, dtype=np.uint8)])),
-        "starts": starts,
-        "documents": records,
-        "lines": lines,
-        "paths": np.concatenate(list(merge.blocks("paths")) or [np.empty(0, dtype=np.uint8)]),
-    }
-    return Contents(facts, arrays, merge.sources)
+    blocks = {kind: merge.blocks(kind) for kind in ("text", "lines", "paths", "originals")}
+    return Contents(facts, merge.sources, columns, blocks, merge.postings())
 
 
-def _report(out: Path, contents: Contents, skipped: Counter[str]) -> BuildReport:
+def _report(out: Path, contents: Contents, postings: int, skipped: Counter[str]) -> BuildReport:
     facts = contents.facts
     return BuildReport(
         out=out,
@@ -180,8 +176,8 @@ def _report(out: Path, contents: Contents, skipped: Counter[str]) -> BuildReport
         documents=facts.documents,
         sources=facts.sources,
         bytes=facts.bytes,
-        normalised_bytes=int(contents.arrays["starts"][-1]),
-        postings=len(contents.arrays["keys"]),
+        normalised_bytes=int(contents.columns["starts"][-1]),
+        postings=postings,
         index_bytes=sum(path.stat().st_size for path in out.iterdir()),
         skipped={reason: skipped[reason] for reason in sorted(skipped) if skipped[reason]},
     )

@@ -32,9 +32,13 @@ U32 = npt.NDArray[np.uint32]
 U8 = npt.NDArray[np.uint8]
 I64 = npt.NDArray[np.int64]
 
-K = 25
-GUARANTEES = {50: 26, 100: 76}
-"""Guarantee in bytes -> window length w in k-grams, with k = 25."""
+K = 16
+GUARANTEES = {50: 35, 100: 85}
+"""Guarantee in bytes -> window length w in k-grams, with k = 16.
+
+With a smaller k fewer are chosen, 2 / (w + 1) a byte: 0.056 for 50, where k = 25 took 0.074. What it brings in more,
+equal k-grams in unlike places, costs a comparison each and is never shown.
+"""
 
 _BASE = 0x9E3779B97F4A7C15
 _MODULUS = 1 << 64

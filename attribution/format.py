@@ -1,15 +1,17 @@
-"""The files of an index: layout, checks, writer and reader.
+"""The files of an index: layout, checks and reader. `writer` writes them.
 
-    index.json            what the index is: counts, rules; name, size and SHA-256 of each other file; its own checksum
-    keys-<sha>.bin        u32 (postings,)      low halves of the k-gram hashes, ascending
-    positions-<sha>.bin   u32 (postings,)      where each k-gram starts in the text; u64 from 4 GiB of text on;
-                                               ascending among equal keys
+    index.json            what the index is: facts, how postings are packed; name, size and SHA-256 of each other file;
+                          its own checksum
+    verbatim-*-<sha>.bin  the postings of the text, see `postings`: key of a k-gram -> where it starts in the text
     text-<sha>.bin        u8  (bytes + 2048,)  normalised bytes of all documents in a row, to confirm matches;
-                                               between margins of 1024 zeros, so that no block is read beyond an end
+                                               between margins of 1024 zeros, so that no block is read beyond an end;
+                                               not there with `text` "compressed": see below
+    originals-<sha>.bin   zlib, a stream each  the documents' source text in UTF-8, to be shown beside a match
     starts-<sha>.bin      u64 (documents + 1,) where each document starts in the text
-    documents-<sha>.bin   records (documents + 1,) where its lines and its path start, the number of its source; size
-                                               and SHA-256 of its text in UTF-8, by which indexes are merged
-    lines-<sha>.bin       u32 (lines,)         normalised bytes before each source line, from its document's start
+    documents-<sha>.bin   records (documents + 1,) where its lines, its path and its original start, the number of
+                                               its source; size and SHA-256 of its text in UTF-8, to merge indexes by
+    lines-<sha>.bin       zlib, a stream each  normalised bytes from each source line's start to the next one's: a byte
+                                               each, after a byte of 255 for every 255 of them
     paths-<sha>.bin       UTF-8                the documents' paths within their sources, one after the other
     sources-<sha>.bin     JSON                 list of {name, revision, url, licenses, license_conflict}
     tombstones.json       which sources are forgotten, if any: see `tombstones`
@@ -18,59 +20,79 @@ All numbers are little-endian. Documents are sorted by source, path and content,
 bytes. <sha> is the start of the file's SHA-256: a file never changes under its name, and an index is replaced by adding
 files and then swapping index.json, in one atomic step.
 
-Costs with k = 25, w = 26, per normalised byte: 1 for the text, 0.074 postings of 8 bytes, about 0.15 for the lines.
-A look-up is a binary search in the mapped keys. Opening reads index.json and sources, and maps the rest.
-Limits: 2**32 lines per document, 2**32 sources, 2**39 bytes of text (a bound of `matching`).
+What is kept of the text (`Facts.text`):
+    raw          the normalised text, as it is compared, and the originals: about one byte per byte of source
+    compressed   the originals only, 0.3 bytes; the few documents that a key points to are normalised for each question
+Costs with k = 16, per byte of source (Python): guarantee 50: 0.038 postings of 26 to 32 bits; 100: 0.016 of them; 0.02
+for the lines, 64 bytes and a path for a document. Opening reads index.json and sources, and maps the rest.
+Limits: 2**32 lines or bytes of a document, 2**32 sources, 2**39 bytes of text (a bound of `matching`).
 
 History
-    1   first version
+    1   first version: k = 25; keys and positions in full; lines in 32 bits; no originals
+    2   k = 16; packed postings; compressed lines and originals
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
 import re
-import shutil
-import tempfile
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+import zlib
+from collections import OrderedDict
+from dataclasses import dataclass
+from threading import Lock
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from attribution import tombstones
-from attribution.durable import locked, sync_folder, write_synced
-from attribution.errors import IndexExistsError, IndexFormatError, IndexVersionError, IndexWriteError
+from attribution import normalise, tombstones
+from attribution.errors import IndexFormatError, IndexVersionError
 from attribution.fingerprint import GUARANTEES, K
 from attribution.normalise import NORMALISER_VERSION
+from attribution.postings import Postings, PostingsLayout, file_kinds
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+    from pathlib import Path
 
 FORMAT = "starcite-index"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 HEADER = "index.json"
 TEXT_MARGIN_BYTES = 1024
+VERBATIM = "verbatim"
+TEXT_MODES = ("raw", "compressed")
 
 DIGEST_BYTES = 32
 DOCUMENT = np.dtype(
-    [("lines", "<u8"), ("path", "<u8"), ("source", "<u4"), ("bytes", "<u4"), ("digest", "u1", (DIGEST_BYTES,))]
+    [
+        ("lines", "<u8"),
+        ("path", "<u8"),
+        ("original", "<u8"),
+        ("source", "<u4"),
+        ("bytes", "<u4"),
+        ("digest", "u1", (DIGEST_BYTES,)),
+    ]
 )
-_DTYPES: dict[str, np.dtype[Any]] = {
-    "keys": np.dtype("<u4"),
-    "positions": np.dtype("<u4"),
+FILE_KINDS: dict[str, np.dtype[Any]] = {
+    **file_kinds(VERBATIM),
     "text": np.dtype("u1"),
+    "originals": np.dtype("u1"),
     "starts": np.dtype("<u8"),
     "documents": DOCUMENT,
-    "lines": np.dtype("<u4"),
+    "lines": np.dtype("u1"),
     "paths": np.dtype("u1"),
     "sources": np.dtype("u1"),
 }
-_FILE_NAME = re.compile(rf"({'|'.join(_DTYPES)})-[0-9a-f]{{16}}\.bin")
+FILE_NAME = re.compile(r"[a-z_-]+-[0-9a-f]{16}\.bin")
 _REBUILD = "rebuild it with 'starcite index build'"
+_LONG = 255
+_VIEW_BYTES = 1 << 24
+_CACHED_DOCUMENTS = 64
 
 Bytes = npt.NDArray[np.uint8]
+I64 = npt.NDArray[np.int64]
+Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +108,10 @@ class SourceRecord:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What an index is. `corpus` is the SHA-256 of its sorted content; `bytes` counts the sources' text in UTF-8."""
+    """What an index is. `corpus` is the SHA-256 of its sorted content; `bytes` counts the sources' text in UTF-8.
+
+    `text` says what is kept of the text: see the module.
+    """
 
     name: str
     corpus: str
@@ -98,15 +123,26 @@ class Facts:
     sources: int
     bytes: int
     lines: int
+    text: str = "raw"
 
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """Everything that is written: the facts, the arrays by file kind (see the module), the sources."""
+    """Everything that is written, not yet packed.
+
+    `columns`, of shape (documents,): `source` (number in `sources`), `size` (bytes of source text), `digest` (SHA-256,
+    with a second axis); of shape (documents + 1,): `starts`, `line_starts`, `path_starts`, `original_starts`, where
+    each document's part of the blocks starts.
+    `blocks`, arrays that follow each other, in one piece or many: `text` (normalised bytes), `lines` (u32: normalised
+    bytes before each source line, from its document's start), `paths` (UTF-8), `originals` (see `compressed`).
+    `postings`: blocks of keys (u32) and positions in the text, sorted by both, over all blocks.
+    """
 
     facts: Facts
-    arrays: dict[str, npt.NDArray[Any]]
     sources: tuple[SourceRecord, ...]
+    columns: Mapping[str, Array]
+    blocks: Mapping[str, Iterable[Array]]
+    postings: Iterable[tuple[Array, Array]]
 
 
 def padded(text: Bytes) -> Bytes:
@@ -115,126 +151,49 @@ def padded(text: Bytes) -> Bytes:
     return np.concatenate((margin, text, margin))  # seven times faster than np.pad for a completion
 
 
-# --- writing ---------------------------------------------------------------------------------------------------------
+def compressed(raw: bytes) -> bytes:
+    """Return a document's source text in UTF-8 as an index keeps it; level 1 is three times faster than 6."""
+    return zlib.compress(raw, 1)
 
 
-def check_output(out: Path, *, overwrite: bool) -> None:
-    """Raise `IndexExistsError` unless an index may be written to `out`: it is absent, empty, or an index to replace."""
-    try:
-        occupied = out.exists() and (not out.is_dir() or any(out.iterdir()))
-    except OSError as error:
-        raise _write_error(out, error) from error
-    if not occupied:
-        return
-    if not _is_index(out):
-        raise IndexExistsError(f"{out} exists and is no index; choose another output folder.")
-    if not overwrite:
-        raise IndexExistsError(f"{out} already holds an index; choose another output folder or ask to overwrite it.")
-    tombstones.load(out)  # what is damaged there is said before the work, not after it
+def packed_lines(lines: npt.NDArray[np.uint32]) -> bytes:
+    """Return a document's line table as an index keeps it."""
+    steps = np.diff(lines.astype(np.int64))
+    longs = steps // _LONG
+    data = np.full(int(longs.sum()) + len(steps), _LONG, dtype=np.uint8)
+    data[np.cumsum(longs + 1) - 1] = steps - longs * _LONG
+    return zlib.compress(data.tobytes(), 9)
 
 
-def write(out: Path, contents: Contents, *, overwrite: bool = False, replacing: str | None = None) -> None:
-    """Publish an index at `out` atomically. An interruption leaves what was there before, and nothing beside it.
+def unpacked_lines(data: bytes) -> npt.NDArray[np.uint32]:
+    """Return the line table that `packed_lines` was given. Raises `zlib.error`."""
+    steps = np.frombuffer(zlib.decompress(data), dtype=np.uint8)
+    ends = np.cumsum(steps, dtype=np.uint32)[steps != _LONG]
+    return np.concatenate([np.zeros(1, dtype=np.uint32), ends])
 
-    `replacing`: the `identity` of the only index that may be overwritten. What the former index was asked to forget is
-    forgotten in the new one too. Raises `IndexExistsError` (see `check_output`), `IndexWriteError`, and
-    `IndexFormatError` for damaged tombstones.
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """Normalised text of some documents, to be compared: `padded` between margins, `starts` of each document in it.
+
+    `documents` are their numbers, `None` for all of the index: then places in the view are those in the index.
     """
-    check_output(out, overwrite=overwrite)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        stage = Path(tempfile.mkdtemp(prefix=f".{out.name}.building-", dir=out.parent))
-    except OSError as error:
-        raise _write_error(out, error) from error
-    try:
-        stage.chmod(0o777 & ~_umask())
-        _write_files(stage, contents)
-        _publish(stage, out, contents, replacing)
-    except OSError as error:
-        raise _write_error(out, error) from error
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
 
+    padded: Bytes
+    starts: I64
+    origins: I64
+    documents: I64 | None = None
 
-def _write_files(stage: Path, contents: Contents) -> None:
-    sources = json.dumps([asdict(source) for source in contents.sources], sort_keys=True).encode("ascii")
-    arrays = contents.arrays | {"sources": np.frombuffer(sources, dtype=np.uint8)}
-    files = {kind: _write_array(stage, kind, arrays[kind]) for kind in _DTYPES}
-    header: dict[str, Any] = {
-        "format": FORMAT,
-        "version": FORMAT_VERSION,
-        "facts": asdict(contents.facts),
-        "files": files,
-    }
-    header["checksum"] = _checksum(header)
-    write_synced(stage / HEADER, json.dumps(header, sort_keys=True, indent=1).encode("ascii"))
-    sync_folder(stage)
+    def document_of(self, positions: I64) -> I64:
+        """Return the place in the view of the document that each position lies in."""
+        return np.searchsorted(self.starts, positions, side="right") - 1
 
-
-def _write_array(stage: Path, kind: str, array: npt.NDArray[Any]) -> dict[str, str | int]:
-    data = np.ascontiguousarray(array).tobytes()
-    digest = hashlib.sha256(data).hexdigest()
-    name = f"{kind}-{digest[:16]}.bin"
-    write_synced(stage / name, data)
-    return {"name": name, "bytes": len(data), "sha256": digest, "item": array.dtype.itemsize}
-
-
-def _publish(stage: Path, out: Path, contents: Contents, replacing: str | None) -> None:
-    if not out.exists():
-        stage.rename(out)
-    else:
-        header = json.loads((stage / HEADER).read_bytes())
-        with locked(out), tombstones.handed_on(out, header["checksum"], contents.sources):
-            if replacing is not None and _read_header(out / HEADER)["checksum"] != replacing:
-                raise IndexWriteError(f"{out} was replaced by another index meanwhile; run the command again.")
-            for path in stage.iterdir():
-                if path.name != HEADER:
-                    path.replace(out / path.name)
-            sync_folder(out)
-            (stage / HEADER).replace(out / HEADER)
-            sync_folder(out)
-            remove_strays(out)
-    sync_folder(out.parent)
-
-
-def remove_strays(folder: Path) -> None:
-    """Remove the files of an index that it does not consist of any more. The caller holds the folder's lock.
-
-    Readers may still map them; what a crash left behind goes as well.
-    """
-    named = {entry["name"] for entry in _read_header(folder / HEADER)["files"].values()}
-    for path in folder.iterdir():
-        if _FILE_NAME.fullmatch(path.name) and path.name not in named:
-            with contextlib.suppress(OSError):
-                path.unlink()
-    sync_folder(folder)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def _is_index(folder: Path) -> bool:
-    """Whether a folder is an index, maybe a damaged one."""
-    try:
-        return FORMAT.encode() in (folder / HEADER).read_bytes()
-    except OSError:
-        return False
-
-
-def _write_error(out: Path, error: OSError) -> IndexWriteError:
-    reason = error.strerror or str(error)
-    return IndexWriteError(f"{out}: the index cannot be written ({reason}); free the space or choose another folder.")
-
-
-def _checksum(header: dict[str, Any]) -> str:
-    body = {key: value for key, value in header.items() if key != "checksum"}
-    return hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode("ascii")).hexdigest()
-
-
-# --- reading ---------------------------------------------------------------------------------------------------------
+    def placed(self, positions: I64) -> I64:
+        """Return where positions in the view stand in the index's text."""
+        if self.documents is None:
+            return positions
+        which = self.document_of(positions)
+        return positions - self.starts[which] + self.origins[which]
 
 
 class Reader:
@@ -249,19 +208,20 @@ class Reader:
         self.folder = folder
         self._header_path = str(folder / HEADER)
         self._stamp = tombstones.stamp(self._header_path)
-        header = _read_header(folder / HEADER)
+        header = read_header(folder / HEADER)
         self.identity: str = header["checksum"]
         self._files: dict[str, dict[str, Any]] = header["files"]
         self.facts = Facts(**header["facts"])
         self.k, self.w = self.facts.k, self.facts.w
-        self.keys: npt.NDArray[np.uint32] = self._map("keys")
-        self.positions: npt.NDArray[np.uint32] | npt.NDArray[np.uint64] = self._map("positions")
-        self.padded_text: Bytes = self._map("text")
-        self.text = self.padded_text[TEXT_MARGIN_BYTES : len(self.padded_text) - TEXT_MARGIN_BYTES]
-        self.starts: npt.NDArray[np.int64] = self._map("starts").view(np.int64)
+        self.postings = Postings.mapped(PostingsLayout(**header["postings"][VERBATIM]), VERBATIM, self._map)
+        self.starts: I64 = self._map("starts").view(np.int64)
         self._documents = self._map("documents")
-        self._lines: npt.NDArray[np.uint32] = self._map("lines")
+        self._lines: Bytes = self._map("lines")
         self._paths: Bytes = self._map("paths")
+        self._originals: Bytes = self._map("originals")
+        self._whole = View(self._map("text"), self.starts, self.starts) if self.facts.text == "raw" else None
+        self._normalised: OrderedDict[int, Bytes] = OrderedDict()
+        self._lock = Lock()
         self.sources = self._read_sources()
         self._check()
         self._watch = tombstones.Watch(folder, self.identity, len(self.sources))
@@ -297,13 +257,13 @@ class Reader:
             if digest != entry["sha256"]:
                 raise _damaged(path, f"the checksum of its {kind} is wrong")
 
-    def document_of(self, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    def document_of(self, positions: I64) -> I64:
         """Return the number of the document that each position in the text lies in."""
         return np.searchsorted(self.starts, positions, side="right") - 1
 
-    def source_of(self, documents: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    def source_of(self, documents: I64) -> I64:
         """Return the number of each document's source."""
-        numbers: npt.NDArray[np.int64] = self._documents["source"][documents].astype(np.int64)
+        numbers: I64 = self._documents["source"][documents].astype(np.int64)
         if len(numbers) and numbers.max() >= len(self.sources):
             raise self.damaged("documents", "it names a source that does not exist")
         return numbers
@@ -315,25 +275,109 @@ class Reader:
 
     def lines_of(self, document: int, start: int, end: int) -> tuple[int, int]:
         """Return the 1-based first and last source line of text[start:end], which lies in the document."""
-        lines = self._slice("lines", self._lines, document)
+        lines = self._line_table(document)
         base = int(self.starts[document])
         first, last = np.searchsorted(lines, [start - base, end - 1 - base], side="right")
         return max(1, int(first)), max(1, int(last))
+
+    def original(self, document: int) -> str:
+        """Return a document's source text. Raises `IndexFormatError` if it is not what was indexed."""
+        raw = self._inflated("originals", self._slice("original", self._originals, document))
+        if hashlib.sha256(raw).digest() != self._documents["digest"][document].tobytes():
+            raise self.damaged("originals", "a text is not the one that was indexed")
+        return raw.decode("utf-8", "surrogatepass")
+
+    def normalised(self, document: int) -> Bytes:
+        """Return a document's normalised text."""
+        start, end = self.starts[document : document + 2].tolist()
+        if self._whole is not None:
+            return self._whole.padded[TEXT_MARGIN_BYTES + start : TEXT_MARGIN_BYTES + end]
+        with self._lock:
+            if (data := self._normalised.get(document)) is not None:
+                self._normalised.move_to_end(document)
+                return data
+        data = normalise.text(self.original(document)).data
+        if len(data) != end - start:
+            raise self.damaged("starts", "a document has another length than its text")
+        with self._lock:
+            self._normalised[document] = data
+            if len(self._normalised) > _CACHED_DOCUMENTS:
+                self._normalised.popitem(last=False)
+        return data
+
+    def views(self, positions: I64) -> Iterator[tuple[View, I64, I64]]:
+        """Yield texts that together hold all positions: the view, which of the positions, and where they are in it."""
+        if self._whole is not None:
+            yield self._whole, np.arange(len(positions)), positions
+            return
+        if not len(positions):
+            return
+        document = self.document_of(positions)
+        order = np.argsort(document, kind="stable")
+        held, first = np.unique(document[order], return_index=True)
+        sizes = np.cumsum(self.starts[held + 1] - self.starts[held])
+        batches = np.flatnonzero(np.diff(sizes // _VIEW_BYTES, prepend=-1))
+        bounds = np.append(first, len(order))
+        for low, high in zip(batches.tolist(), [*batches[1:].tolist(), len(held)], strict=True):
+            documents = held[low:high]
+            texts = [self.normalised(number) for number in documents.tolist()]
+            starts = np.concatenate([[0], np.cumsum([len(text) for text in texts])])
+            view = View(padded(np.concatenate(texts)), starts, self.starts[documents], documents)
+            chosen = order[bounds[low] : bounds[high]]
+            inside = positions[chosen] - self.starts[document[chosen]]
+            yield view, chosen, starts[np.searchsorted(documents, document[chosen])] + inside
+
+    def contents(self) -> Contents:
+        """Return everything that is in the index, unpacked: what `writer.write` was given, but for the postings.
+
+        These follow from the text, and are left to whoever sorts those of several indexes together.
+        """
+        number = self.facts.documents
+        columns = {
+            "source": self._documents["source"][:number],
+            "size": self._documents["bytes"][:number].astype(np.uint64),
+            "digest": self._documents["digest"][:number],
+            "starts": self.starts,
+            "path_starts": self._documents["path"],
+            "original_starts": self._documents["original"],
+        }
+        tables = [self._line_table(document) for document in range(number)]
+        columns["line_starts"] = np.cumsum([0, *(len(table) for table in tables)])
+        blocks: dict[str, Iterable[Array]] = {
+            "text": (self.normalised(document) for document in range(number)),
+            "lines": tables,
+            "paths": [self._paths],
+            "originals": [self._originals],
+        }
+        return Contents(self.facts, self.sources, columns, blocks, ())
 
     def damaged(self, kind: str, what: str) -> IndexFormatError:
         """Return the error that says what is wrong with one of the files."""
         return _damaged(self.folder / self._files[kind]["name"], what)
 
-    def _slice(self, column: str, values: npt.NDArray[Any], document: int) -> npt.NDArray[Any]:
+    def _line_table(self, document: int) -> npt.NDArray[np.uint32]:
+        data = self._slice("lines", self._lines, document).tobytes()
+        try:
+            return unpacked_lines(data)
+        except zlib.error as error:
+            raise self.damaged("lines", "a table of lines cannot be unpacked") from error
+
+    def _inflated(self, kind: str, data: Bytes) -> bytes:
+        try:
+            return zlib.decompress(data.tobytes())
+        except zlib.error as error:
+            raise self.damaged(kind, "a text cannot be unpacked") from error
+
+    def _slice(self, column: str, values: Array, document: int) -> Array:
         start, end = self._documents[column][document : document + 2].tolist()
         if not start <= end <= len(values):
             raise self.damaged("documents", f"the bounds of a document's {column} are wrong")
         return values[start:end]
 
-    def _map(self, kind: str) -> npt.NDArray[Any]:
+    def _map(self, kind: str) -> Array:
         entry = self._files[kind]
         path = self.folder / entry["name"]
-        dtype = np.dtype("<u8") if kind == "positions" and entry["item"] == 8 else _DTYPES[kind]  # noqa: PLR2004
+        dtype = FILE_KINDS[kind]
         try:
             size = path.stat().st_size
             if size != entry["bytes"] or size % dtype.itemsize:
@@ -352,15 +396,23 @@ class Reader:
 
     def _check(self) -> None:
         """Check what cheap checks can find, so that no damage makes a look-up leave the arrays."""
-        if len(self.keys) != len(self.positions):
-            raise self.damaged("positions", "its length differs from that of the keys")
+        if problem := self.postings.problem():
+            raise self.damaged(f"{VERBATIM}-{problem[0]}", problem[1])
         if len(self.starts) != self.facts.documents + 1 or len(self._documents) != len(self.starts):
             raise self.damaged("documents", "its length is not the number of documents")
-        if self.starts[0] != 0 or self.starts[-1] != len(self.text) or (np.diff(self.starts) < 0).any():
+        if self.starts[0] != 0 or (np.diff(self.starts) < 0).any():
             raise self.damaged("starts", "the documents' bounds are not in order")
+        if self._whole is not None and self.starts[-1] != len(self._whole.padded) - 2 * TEXT_MARGIN_BYTES:
+            raise self.damaged("starts", "the documents' bounds are not those of the text")
 
 
-def _read_header(path: Path) -> dict[str, Any]:
+def checksum(header: dict[str, Any]) -> str:
+    """Return the SHA-256 of index.json but for this checksum itself."""
+    body = {key: value for key, value in header.items() if key != "checksum"}
+    return hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode("ascii")).hexdigest()
+
+
+def read_header(path: Path) -> dict[str, Any]:
     """Return index.json, checked: ours, not newer than this Starcite, undamaged."""
     try:
         header = json.loads(path.read_bytes())
@@ -377,8 +429,10 @@ def _read_header(path: Path) -> dict[str, Any]:
         raise IndexVersionError(
             f"{path} has format {version}, newer than this Starcite's {FORMAT_VERSION}; upgrade Starcite."
         )
-    if header.get("checksum") != _checksum(header):
+    if header.get("checksum") != checksum(header):
         raise _damaged(path, "its checksum is wrong")
+    if version != FORMAT_VERSION:
+        raise IndexVersionError(f"{path} has format {version}, which this Starcite does not read any more; {_REBUILD}.")
     _check_rules(path, header["facts"])
     return header
 
@@ -388,6 +442,8 @@ def _check_rules(path: Path, facts: dict[str, Any]) -> None:
         raise IndexVersionError(f"{path} was normalised by rules newer than this Starcite's; upgrade Starcite.")
     if (facts["k"], facts["w"]) != (K, GUARANTEES.get(facts["guarantee"])):
         raise IndexVersionError(f"{path} has a guarantee that this Starcite does not know; upgrade Starcite.")
+    if facts["text"] not in TEXT_MODES:
+        raise IndexVersionError(f"{path} keeps its text in a way that this Starcite does not know; upgrade Starcite.")
 
 
 def _damaged(path: Path, what: str) -> IndexFormatError:

@@ -1,6 +1,7 @@
 """Normalised bytes + an index -> every maximal run that the two share.
 
-    fingerprints of the query ── binary search in the keys ──▶ candidates (q, d): the same k-gram, perhaps
+    fingerprints of the query ── buckets of postings ──▶ cells, in each of which the same k-gram may start
+    cells ── compare eight bytes, then eight more, at each place ──▶ candidates (q, d): the same k-gram
     candidates whose k-gram repeats itself ── periodic regions ──▶ all alignments of the regions that matter
     candidates on one diagonal d - q ── compare bytes, leftwards and rightwards ──▶ runs (start, length, d)
 
@@ -19,7 +20,7 @@ import numpy.typing as npt
 
 from attribution.errors import QueryError
 from attribution.fingerprint import fingerprints
-from attribution.format import TEXT_MARGIN_BYTES, padded
+from attribution.format import TEXT_MARGIN_BYTES, View, padded
 
 if TYPE_CHECKING:
     from attribution.format import Reader
@@ -29,8 +30,9 @@ U8 = npt.NDArray[np.uint8]
 
 MAX_QUERY_BYTES = 1 << 22
 
-_BLOCK_CANDIDATES = 1 << 18
+_BLOCK_CANDIDATES = 1 << 16
 _BLOCK_BYTES = 1 << 20
+_PROMISING_WORDS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,27 @@ class Runs:
     def where(self, chosen: npt.NDArray[Any]) -> Runs:
         """Return some of the runs."""
         return Runs(self.starts[chosen], self.lengths[chosen], self.positions[chosen])
+
+
+_NO_RUNS = Runs(*np.empty((3, 0), dtype=np.int64))
+
+
+@dataclass(frozen=True, slots=True)
+class _Text:
+    """Indexed text to compare with: the view, the length of its k-grams, the positions in a cell."""
+
+    view: View
+    k: int
+    cell: int
+
+    @property
+    def padded(self) -> U8:
+        return self.view.padded
+
+    def bounds_of(self, positions: I64) -> tuple[I64, I64]:
+        """Return start and end of the document that each position lies in."""
+        which = self.view.document_of(positions)
+        return self.view.starts[which], self.view.starts[which + 1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,57 +90,78 @@ def find_runs(query: U8, reader: Reader, min_bytes: int) -> Runs:
     if len(query) > MAX_QUERY_BYTES:
         raise QueryError(f"The text has over {MAX_QUERY_BYTES >> 20} MiB of characters; check it in smaller pieces.")
     prints = fingerprints(query, reader.k, reader.w)
-    low = np.searchsorted(reader.keys, prints.keys, side="left")
-    counts = np.searchsorted(reader.keys, prints.keys, side="right") - low
-    hit = np.flatnonzero(counts)
-    if not len(hit):
-        return Runs(*np.empty((3, 0), dtype=np.int64))
-    if counts.min() < 0:
-        raise reader.damaged("keys", "they are not in order")
-    q, low, counts = prints.positions[hit], low[hit], counts[hit]
+    if not len(prints.keys):
+        return _NO_RUNS
+    low, counts = reader.postings.ranges(prints.keys)
+    if min(low.min(), counts.min()) < 0 or (low + counts).max() > reader.postings.slots:
+        raise reader.damaged("verbatim-bases", "a posting lies outside its file")
+    period = _periods(query, prints.positions, reader.k)
     framed = padded(query)
     blocks = np.cumsum(counts) // _BLOCK_CANDIDATES
     parts = []
     for block in range(int(blocks[-1]) + 1):
         chosen = slice(*np.searchsorted(blocks, [block, block + 1]))
-        pairs = _candidates(reader, q[chosen], low[chosen], counts[chosen])
-        period = np.repeat(_periods(query, q[chosen], reader.k), counts[chosen])
-        parts.append(_runs_of(framed, reader, pairs, period, min_bytes))
-    return Runs(*np.unique(np.concatenate(parts, axis=1), axis=1)) if len(parts) > 1 else Runs(*parts[0])
+        which, cells = _cells(reader, prints.keys[chosen], low[chosen], counts[chosen])
+        q, periods = prints.positions[chosen][which], period[chosen][which]
+        for view, held, places in reader.views(cells):
+            text = _Text(view, reader.k, 1 << reader.postings.layout.cell_bits)
+            runs = _runs_of(framed, text, q[held], places, periods[held], min_bytes)
+            runs[2] = view.placed(runs[2])
+            parts.append(runs)
+    if len(parts) == 1:
+        return Runs(*parts[0])
+    return Runs(*np.unique(np.concatenate(parts, axis=1), axis=1)) if parts else _NO_RUNS
 
 
-def _candidates(reader: Reader, q: I64, low: I64, counts: I64) -> _Pairs:
-    first = np.cumsum(counts) - counts
-    index = np.arange(int(counts.sum())) + np.repeat(low - first, counts)
-    d = reader.positions[index].astype(np.int64)
-    if len(d) and (d.min() < 0 or d.max() > len(reader.text) - reader.k):
-        raise reader.damaged("positions", "a position lies outside the text")
-    return _Pairs(np.repeat(q, counts), d)
+def _cells(reader: Reader, keys: npt.NDArray[np.uint32], low: I64, counts: I64) -> tuple[I64, I64]:
+    """Return cells of the text in which some of the keys may stand: which key, and the cell's first position."""
+    which = np.repeat(np.arange(len(keys)), counts)
+    index = np.arange(len(which)) + (low - np.cumsum(counts) + counts)[which]
+    places, same = reader.postings.places(index, keys[which])
+    if len(places) and places.max() >= max(1, int(reader.starts[-1])):
+        raise reader.damaged("verbatim-positions", "a position lies outside the text")
+    return (which, places) if same.all() else (which[same], places[same])
 
 
-def _runs_of(query: U8, reader: Reader, pairs: _Pairs, period: I64, min_bytes: int) -> I64:
+def _runs_of(query: U8, text: _Text, q: I64, cells: I64, period: I64, min_bytes: int) -> I64:
     """Return the runs of some candidates as rows (start, length, position), int64 of shape (3, n).
 
     Here and below `query` is padded; positions in it are counted from behind the margin.
     """
-    periodic = period > 0
+    row, pairs = _candidates(query, text, q, cells)
+    periodic = period[row] > 0
     if periodic.any():
-        realigned = _realigned(query, reader, pairs.where(periodic), period[periodic], min_bytes)
+        realigned = _realigned(query, text, pairs.where(periodic), period[row][periodic], min_bytes)
         pairs = pairs.where(~periodic)
         pairs = _Pairs(np.concatenate([pairs.q, realigned.q]), np.concatenate([pairs.d, realigned.d]))
-    runs = _extended(query, reader, pairs.where(_promising(query, reader, pairs)))
+    runs = _extended(query, text, pairs.where(_promising(query, text, pairs, min_bytes)))
     return runs[:, runs[1] >= min_bytes]
 
 
-def _promising(query: U8, reader: Reader, pairs: _Pairs) -> npt.NDArray[np.bool_]:
-    """Return which candidates agree in the eight bytes before or the eight bytes after their k-gram.
+def _candidates(query: U8, text: _Text, q: I64, cells: I64) -> tuple[I64, _Pairs]:
+    """Return the places in the cells where the k-grams of the query stand: for which cell, and the pairs."""
+    places = cells[:, None] + np.arange(text.cell)
+    row, column = np.nonzero(_words(text.padded, places) == _words(query, q)[:, None])
+    pairs = _Pairs(q[row], places[row, column])
+    same = _words(query, pairs.q + text.k - 8) == _words(text.padded, pairs.d + text.k - 8)
+    same &= pairs.d <= _size(text.padded) - text.k
+    return row[same], pairs.where(same)
 
-    A run of at least k + w - 1 >= k + 15 bytes around the k-gram reaches that far on one side or the other. What lies
-    beyond a text's end is a margin, which a run does not reach: there the other side decides.
+
+def _promising(query: U8, text: _Text, pairs: _Pairs, min_bytes: int) -> npt.NDArray[np.bool_]:
+    """Return which candidates agree in as many bytes before or after their k-gram as a run of `min_bytes` must.
+
+    Such a run reaches beyond the k-gram by half of what it is longer, on one side or the other: by 16 bytes if it has
+    50, by 32 if it has 80. What lies beyond a text's end is a margin, which a run does not reach: there the other side
+    decides.
     """
-    same: npt.NDArray[np.bool_] = _words(query, pairs.q + reader.k) == _words(reader.padded_text, pairs.d + reader.k)
-    same |= _words(query, pairs.q - 8) == _words(reader.padded_text, pairs.d - 8)
-    return same
+    words = min((min_bytes - text.k + 1) // 2 // 8, _PROMISING_WORDS)
+    before = after = np.ones(len(pairs.q), dtype=np.bool_)
+    for word in range(words):
+        right, left = text.k + 8 * word, -8 * (word + 1)
+        after = after & (_words(query, pairs.q + right) == _words(text.padded, pairs.d + right))
+        before = before & (_words(query, pairs.q + left) == _words(text.padded, pairs.d + left))
+    return before | after
 
 
 def _words(padded: U8, positions: I64) -> npt.NDArray[np.uint64]:
@@ -132,7 +176,7 @@ def _blocks(padded: U8, positions: I64, width: int) -> U8:
     return np.ndarray(shape, dtype=np.uint8, buffer=padded.data, strides=(1, 1))[positions + TEXT_MARGIN_BYTES]
 
 
-def _extended(query: U8, reader: Reader, pairs: _Pairs) -> I64:
+def _extended(query: U8, text: _Text, pairs: _Pairs) -> I64:
     """Return the maximal run around each pair as rows (start, length, position); each run once.
 
     On each diagonal the first candidate is extended; those inside its run are done, those beyond wait for the next
@@ -145,7 +189,7 @@ def _extended(query: U8, reader: Reader, pairs: _Pairs) -> I64:
     while len(q):
         first = np.ones(len(q), dtype=np.bool_)
         np.not_equal(diagonal[1:], diagonal[:-1], out=first[1:])
-        runs = _extend(query, reader, q[first], q[first] + diagonal[first])
+        runs = _extend(query, text, q[first], q[first] + diagonal[first])
         found.append(runs)
         end = (runs[0] + runs[1])[np.cumsum(first) - 1]
         waiting = ~first & (q >= end)
@@ -157,11 +201,10 @@ def _size(padded_bytes: U8) -> int:
     return len(padded_bytes) - 2 * TEXT_MARGIN_BYTES
 
 
-def _extend(query: U8, reader: Reader, q: I64, d: I64) -> I64:
-    document = reader.document_of(d)
-    lower, upper = reader.starts[document], reader.starts[document + 1]
-    left = _common(query, q - 1, reader.padded_text, d - 1, np.minimum(q, d - lower), -1)
-    right = _common(query, q, reader.padded_text, d, np.minimum(_size(query) - q, upper - d), 1)
+def _extend(query: U8, text: _Text, q: I64, d: I64) -> I64:
+    lower, upper = text.bounds_of(d)
+    left = _common(query, q - 1, text.padded, d - 1, np.minimum(q, d - lower), -1)
+    right = _common(query, q, text.padded, d, np.minimum(_size(query) - q, upper - d), 1)
     return np.stack([q - left, left + right, d - left])
 
 
@@ -208,7 +251,7 @@ def _shifted(k: int) -> I64:
     return np.where(shifted < k, shifted, index)  # what has no counterpart is compared with itself
 
 
-def _realigned(query: U8, reader: Reader, pairs: _Pairs, period: I64, min_bytes: int) -> _Pairs:
+def _realigned(query: U8, text: _Text, pairs: _Pairs, period: I64, min_bytes: int) -> _Pairs:
     """Return the alignments of the periodic regions around q and d that a run of `min_bytes` through both can have.
 
     A run that goes on beyond the start (or end) of one region goes on beyond that of the other: there the regions'
@@ -216,27 +259,27 @@ def _realigned(query: U8, reader: Reader, pairs: _Pairs, period: I64, min_bytes:
     shifts nearest to coinciding starts and ends, and steps of the document's region along the query's, cover the
     longest such overlaps and every character of them.
     """
-    real = _common(query, pairs.q, reader.padded_text, pairs.d, np.full(len(period), reader.k), 1) == reader.k
-    pairs, period = pairs.where(real), period[real]
+    bounds = text.bounds_of(pairs.d)
+    inside = pairs.d + text.k <= bounds[1]  # not so where a cell reaches into the next document
+    pairs, period, theirs = pairs.where(inside), period[inside], (bounds[0][inside], bounds[1][inside])
+    theirs = _region(text.padded, pairs.d, period, theirs, text.k)
     q, first, which = np.unique(pairs.q, return_index=True, return_inverse=True)
     bounds = np.zeros_like(q), np.full_like(q, _size(query))
-    start, end = _region(query, q, period[first], bounds, reader.k)
+    start, end = _region(query, q, period[first], bounds, text.k)
     ours = start[which], end[which]
-    document = reader.document_of(pairs.d)
-    bounds = reader.starts[document], reader.starts[document + 1]
-    theirs = _region(reader.padded_text, pairs.d, period, bounds, reader.k)
     regions = np.stack([*ours, *theirs, period, (pairs.d - pairs.q) % period])
     # Nearly all lines of dashes in a corpus end here; a text that holds one is checked in 0.9 ms instead of 2.5.
-    possible = _goes_on(query, reader, ours, theirs)
+    possible = _goes_on(query, text, ours, theirs)
     possible |= np.minimum(ours[1] - ours[0], theirs[1] - theirs[0]) >= min_bytes
-    return _alignments(np.unique(regions[:, possible], axis=1), reader.k)
+    return _alignments(np.unique(regions[:, possible], axis=1), text.k)
 
 
-def _goes_on(query: U8, reader: Reader, ours: tuple[I64, I64], theirs: tuple[I64, I64]) -> npt.NDArray[np.bool_]:
+def _goes_on(query: U8, text: _Text, ours: tuple[I64, I64], theirs: tuple[I64, I64]) -> npt.NDArray[np.bool_]:
     """Return whether the bytes before two regions, or those behind them, are the same: a run may go on there."""
-    text = reader.padded_text
-    same: npt.NDArray[np.bool_] = query[ours[0] + TEXT_MARGIN_BYTES - 1] == text[theirs[0] + TEXT_MARGIN_BYTES - 1]
-    same |= query[ours[1] + TEXT_MARGIN_BYTES] == text[theirs[1] + TEXT_MARGIN_BYTES]
+    same: npt.NDArray[np.bool_] = (
+        query[ours[0] + TEXT_MARGIN_BYTES - 1] == text.padded[theirs[0] + TEXT_MARGIN_BYTES - 1]
+    )
+    same |= query[ours[1] + TEXT_MARGIN_BYTES] == text.padded[theirs[1] + TEXT_MARGIN_BYTES]
     return same
 
 

@@ -13,6 +13,7 @@ shard are sorted in the index, and a merge reads each file once, from the front.
     text           u8  (bytes,)             starts       u64 (documents + 1,)  of each document's text
     lines          u32 (lines,)             line_starts  u64 (documents + 1,)  normalised bytes before each source line
     paths          u8  (bytes of UTF-8,)    path_starts  u64 (documents + 1,)
+    originals      u8  (bytes,)             original_starts u64 (documents + 1,)  source text, see `format.compressed`
     source         u32 (documents,)         number in the table of sources
     digest         u8  (documents, 32)      SHA-256 of the source text in UTF-8
     size           u64 (documents,)         bytes of the source text in UTF-8
@@ -41,7 +42,7 @@ import numpy.typing as npt
 from attribution import normalise
 from attribution.errors import SourceError
 from attribution.fingerprint import GUARANTEES, K, fingerprints
-from attribution.format import SourceRecord
+from attribution.format import SourceRecord, compressed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -64,6 +65,8 @@ _DTYPES: dict[str, np.dtype[Any]] = {
     "line_starts": _U64,
     "paths": np.dtype("u1"),
     "path_starts": _U64,
+    "originals": np.dtype("u1"),
+    "original_starts": _U64,
     "source": np.dtype("<u4"),
     "digest": np.dtype("u1"),
     "size": _U64,
@@ -83,6 +86,7 @@ class Entry:
     source_bytes: int
     data: npt.NDArray[np.uint8]
     lines: npt.NDArray[np.uint32]
+    original: bytes
 
     def key(self) -> tuple[Any, ...]:
         """Return what documents are sorted by, and what makes two of them the same."""
@@ -180,6 +184,7 @@ def prepare(document: Document) -> Entry:
         source_bytes=len(raw),
         data=normalised.data,
         lines=lines.astype(np.uint32),
+        original=compressed(raw),
     )
 
 
@@ -242,6 +247,8 @@ def _arrays(entries: Sequence[Entry], sources: Sequence[SourceRecord], guarantee
         "line_starts": starts_of([len(entry.lines) for entry in entries]),
         "paths": np.frombuffer(b"".join(entry.path for entry in entries), dtype=np.uint8),
         "path_starts": starts_of([len(entry.path) for entry in entries]),
+        "originals": np.frombuffer(b"".join(entry.original for entry in entries), dtype=np.uint8),
+        "original_starts": starts_of([len(entry.original) for entry in entries]),
         "source": np.array([numbers[entry.source] for entry in entries], dtype=np.uint32),
         "digest": np.frombuffer(b"".join(e.digest for e in entries), dtype=np.uint8).reshape(-1, _DIGEST_BYTES),
         "size": np.array([entry.source_bytes for entry in entries], dtype=np.uint64),
@@ -367,8 +374,8 @@ class Merge:
         return column
 
     def blocks(self, name: str) -> Iterator[Array]:
-        """Yield `text`, `lines` or `paths` of all documents in order, in blocks that follow each other."""
-        starts = {"text": "starts", "lines": "line_starts", "paths": "path_starts"}[name]
+        """Yield `text`, `lines`, `paths` or `originals` of all documents in order, in blocks that follow each other."""
+        starts = "starts" if name == "text" else f"{name.removesuffix('s')}_starts"
         for shard, first, last in self._stretches():
             arrays = self.shards[shard].arrays
             start, end = int(arrays[starts][first]), int(arrays[starts][last])
@@ -423,12 +430,12 @@ def combine(shards: Sequence[Shard], folder: Path) -> Shard:
     """Write the union of shards as one shard to a new folder, streaming, and return it mapped."""
     merge = Merge(shards)
     with ShardWriter(folder, merge.guarantee) as writer:
-        for name in ("text", "lines", "paths"):
+        for name in ("text", "lines", "paths", "originals"):
             for block in merge.blocks(name):
                 writer.append(name, block)
         for name in ("source", "digest", "size"):
             writer.append(name, merge.column(name))
-        for name in ("starts", "line_starts", "path_starts"):
+        for name in ("starts", "line_starts", "path_starts", "original_starts"):
             writer.append(name, starts_of(merge.column(name)))
         for keys, positions in merge.postings():
             writer.append("keys", keys)

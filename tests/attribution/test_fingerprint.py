@@ -90,10 +90,10 @@ def test_choice_is_local(guarantee: int, w: int, run: bytes, left: bytes, right:
 
 
 def test_a_line_of_dashes_costs_one_posting() -> None:
-    """A million equal bytes have one fingerprint, and bytes of period 12 one."""
+    """A million equal bytes have one fingerprint, and bytes of period 8 one."""
     dashes = np.full(1_000_000, ord("-"), dtype=np.uint8)
-    assert len(fingerprint.fingerprints(dashes, K, 26).keys) == 1
-    assert len(fingerprint.fingerprints(np.resize(np.arange(12, dtype=np.uint8), 100_000), K, 26).keys) <= 2
+    assert len(fingerprint.fingerprints(dashes, K, 35).keys) == 1
+    assert len(fingerprint.fingerprints(np.resize(np.arange(8, dtype=np.uint8), 100_000), K, 35).keys) <= 2
 
 
 def test_density_is_that_of_winnowing() -> None:

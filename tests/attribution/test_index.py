@@ -53,10 +53,10 @@ def maximal(intervals: INTERVALS) -> INTERVALS:
 
 
 def repeats_itself(text: str) -> bool:
-    """Whether 25 bytes in a row of the normalised text have a period of at most 12."""
+    """Whether 16 bytes in a row of the normalised text have a period of at most 8."""
     data = folded(text).encode("utf-8", "surrogatepass")
     return any(
-        data[i : i + 25 - period] == data[i + period : i + 25] for i in range(len(data) - 24) for period in range(1, 13)
+        data[i : i + 16 - period] == data[i + period : i + 16] for i in range(len(data) - 15) for period in range(1, 9)
     )
 
 

@@ -1,0 +1,260 @@
+"""The files of an index, written and published: see `format` for what they are.
+
+    Contents ──packed, block by block──▶ files in a folder beside the index ──rename, or swap of index.json──▶ the index
+
+Memory: the columns, one block, and the few postings of frequent keys, whatever the size of the text.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from attribution import tombstones
+from attribution.durable import locked, sync_folder, write_synced
+from attribution.errors import IndexExistsError, IndexWriteError
+from attribution.format import (
+    DOCUMENT,
+    FILE_KINDS,
+    FILE_NAME,
+    FORMAT,
+    FORMAT_VERSION,
+    HEADER,
+    TEXT_MARGIN_BYTES,
+    VERBATIM,
+    Contents,
+    checksum,
+    packed_lines,
+    read_header,
+)
+from attribution.postings import PostingsLayout, PostingsWriter
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+Array = npt.NDArray[Any]
+
+CELL_BITS = {"raw": 3, "compressed": 0}
+REMAINDER_BITS = {"raw": 0, "compressed": 6}
+"""A look at a mapped text costs a microsecond for all eight places of a cell, at a compressed one a hundred for one."""
+
+_POSTINGS_PER_BLOCK = 1 << 20
+_NAME_DIGITS = 16
+
+
+def check_output(out: Path, *, overwrite: bool) -> None:
+    """Raise `IndexExistsError` unless an index may be written to `out`: it is absent, empty, or an index to replace."""
+    try:
+        occupied = out.exists() and (not out.is_dir() or any(out.iterdir()))
+    except OSError as error:
+        raise _write_error(out, error) from error
+    if not occupied:
+        return
+    if not _is_index(out):
+        raise IndexExistsError(f"{out} exists and is no index; choose another output folder.")
+    if not overwrite:
+        raise IndexExistsError(f"{out} already holds an index; choose another output folder or ask to overwrite it.")
+    tombstones.load(out)  # what is damaged there is said before the work, not after it
+
+
+def write(out: Path, contents: Contents, *, overwrite: bool = False, replacing: str | None = None) -> int:
+    """Publish an index at `out` atomically, and return how many postings it has.
+
+    An interruption leaves what was there before, and nothing beside it.
+
+    `replacing`: the `identity` of the only index that may be overwritten. What the former index was asked to forget is
+    forgotten in the new one too. Raises `IndexExistsError` (see `check_output`), `IndexWriteError`, and
+    `IndexFormatError` for damaged tombstones.
+    """
+    check_output(out, overwrite=overwrite)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        stage = Path(tempfile.mkdtemp(prefix=f".{out.name}.building-", dir=out.parent))
+    except OSError as error:
+        raise _write_error(out, error) from error
+    try:
+        stage.chmod(0o777 & ~_umask())
+        layout = _write_files(stage, contents)
+        _publish(stage, out, contents, replacing)
+    except OSError as error:
+        raise _write_error(out, error) from error
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+    return layout.postings
+
+
+class _Files:
+    """The files of an index while they are written, all at once; `close` gives them their names."""
+
+    def __init__(self, stage: Path) -> None:
+        self._stage = stage
+        self._open = {kind: (stage / kind).open("wb") for kind in FILE_KINDS}
+        self._digests = {kind: hashlib.sha256() for kind in FILE_KINDS}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for file in self._open.values():
+            file.close()
+
+    def append(self, kind: str, data: npt.ArrayLike | bytes) -> None:
+        raw = data if isinstance(data, bytes) else np.ascontiguousarray(data, dtype=FILE_KINDS[kind]).tobytes()
+        self._open[kind].write(raw)
+        self._digests[kind].update(raw)
+
+    def named(self) -> dict[str, dict[str, str | int]]:
+        """Bring all files to the disk under their names, and return what index.json says of them."""
+        entries: dict[str, dict[str, str | int]] = {}
+        for kind, file in self._open.items():
+            file.flush()
+            os.fsync(file.fileno())
+            digest = self._digests[kind].hexdigest()
+            entries[kind] = {
+                "name": f"{kind}-{digest[:_NAME_DIGITS]}.bin",
+                "bytes": file.tell(),
+                "sha256": digest,
+            }
+            (self._stage / kind).rename(self._stage / str(entries[kind]["name"]))
+        return entries
+
+
+def _write_files(stage: Path, contents: Contents) -> PostingsLayout:
+    with _Files(stage) as files:
+        line_starts = _write_documents(files, contents)
+        files.append("documents", _records(contents, line_starts))
+        files.append("starts", contents.columns["starts"])
+        sources = [asdict(source) for source in contents.sources]
+        files.append("sources", json.dumps(sources, sort_keys=True).encode("ascii"))
+        layout = _write_postings(files, contents)
+        header: dict[str, Any] = {
+            "format": FORMAT,
+            "version": FORMAT_VERSION,
+            "facts": asdict(contents.facts),
+            "postings": {VERBATIM: asdict(layout)},
+            "files": files.named(),
+        }
+    header["checksum"] = checksum(header)
+    write_synced(stage / HEADER, json.dumps(header, sort_keys=True, indent=1).encode("ascii"))
+    sync_folder(stage)
+    return layout
+
+
+def _write_documents(files: _Files, contents: Contents) -> npt.NDArray[np.uint64]:
+    """Write what documents have of their own, and return where the packed lines of each start."""
+    margin = np.zeros(TEXT_MARGIN_BYTES, dtype=np.uint8)
+    if contents.facts.text == "raw":
+        for block in itertools.chain([margin], contents.blocks["text"], [margin]):
+            files.append("text", block)
+    for kind in ("paths", "originals"):
+        for block in contents.blocks[kind]:
+            files.append(kind, block)
+    sizes = [0]
+    for table in _per_document(contents.blocks["lines"], contents.columns["line_starts"]):
+        packed = packed_lines(table)
+        files.append("lines", packed)
+        sizes.append(len(packed))
+    return np.cumsum(sizes, dtype=np.uint64)
+
+
+def _write_postings(files: _Files, contents: Contents) -> PostingsLayout:
+    facts = contents.facts
+    size = int(contents.columns["starts"][-1])
+    writer = PostingsWriter(
+        files.append,
+        VERBATIM,
+        size * 2 // (facts.w + 1),  # the density of winnowing
+        size,
+        remainder_bits=REMAINDER_BITS[facts.text],
+        cell_bits=CELL_BITS[facts.text],
+    )
+    for keys, positions in contents.postings:
+        for at in range(0, len(keys), _POSTINGS_PER_BLOCK):
+            block = slice(at, at + _POSTINGS_PER_BLOCK)
+            writer.feed(keys[block], positions[block].astype(np.int64))
+    return writer.finish()
+
+
+def _records(contents: Contents, line_starts: npt.NDArray[np.uint64]) -> Array:
+    columns = contents.columns
+    records = np.zeros(len(line_starts), dtype=DOCUMENT)
+    records["lines"] = line_starts
+    records["path"] = columns["path_starts"]
+    records["original"] = columns["original_starts"]
+    records["source"][:-1] = columns["source"]
+    records["bytes"][:-1] = columns["size"]
+    records["digest"][:-1] = columns["digest"]
+    return records
+
+
+def _per_document(blocks: Iterable[Array], starts: Array) -> Iterator[Array]:
+    """Yield each document's part of blocks that follow each other."""
+    held: Array = np.empty(0, dtype=np.uint32)
+    following = iter(blocks)
+    offset = 0
+    for start, end in zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True):
+        while offset + len(held) < end:
+            held = np.concatenate([held[start - offset :], next(following)])
+            offset = start
+        yield held[start - offset : end - offset]
+
+
+def _publish(stage: Path, out: Path, contents: Contents, replacing: str | None) -> None:
+    if not out.exists():
+        stage.rename(out)
+    else:
+        header = json.loads((stage / HEADER).read_bytes())
+        with locked(out), tombstones.handed_on(out, header["checksum"], contents.sources):
+            if replacing is not None and read_header(out / HEADER)["checksum"] != replacing:
+                raise IndexWriteError(f"{out} was replaced by another index meanwhile; run the command again.")
+            for path in stage.iterdir():
+                if path.name != HEADER:
+                    path.replace(out / path.name)
+            sync_folder(out)
+            (stage / HEADER).replace(out / HEADER)
+            sync_folder(out)
+            remove_strays(out)
+    sync_folder(out.parent)
+
+
+def remove_strays(folder: Path) -> None:
+    """Remove the files of an index that it does not consist of any more. The caller holds the folder's lock.
+
+    Readers may still map them; what a crash left behind goes as well.
+    """
+    named = {entry["name"] for entry in read_header(folder / HEADER)["files"].values()}
+    for path in folder.iterdir():
+        if FILE_NAME.fullmatch(path.name) and path.name not in named:
+            with contextlib.suppress(OSError):
+                path.unlink()
+    sync_folder(folder)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _is_index(folder: Path) -> bool:
+    """Whether a folder is an index, maybe a damaged one."""
+    try:
+        return FORMAT.encode() in (folder / HEADER).read_bytes()
+    except OSError:
+        return False
+
+
+def _write_error(out: Path, error: OSError) -> IndexWriteError:
+    reason = error.strerror or str(error)
+    return IndexWriteError(f"{out}: the index cannot be written ({reason}); free the space or choose another folder.")
