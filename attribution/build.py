@@ -118,12 +118,13 @@ def publish(
     *,
     name: str | None = None,
     overwrite: bool = False,
+    replacing: str | None = None,
     skipped: Counter[str] | None = None,
 ) -> BuildReport:
-    """Index what a merge gives. Otherwise as `merge_shards`."""
+    """Index what a merge gives; `replacing` as in `format.write`. Otherwise as `merge_shards`."""
     target = Path(out)
     contents = _contents(merge, name or target.name)
-    write(target, contents, overwrite=overwrite)
+    write(target, contents, overwrite=overwrite, replacing=replacing)
     return _report(target, contents, Counter(skipped or {}) + Counter({"given twice": merge.repeated}))
 
 

@@ -33,20 +33,20 @@ import hashlib
 import json
 import os
 import re
-import shutil
-import tempfile
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from attribution import tombstones
-from attribution.durable import locked, sync_folder, write_synced
+from attribution.durable import locked, sync_folder, workspace, write_synced
 from attribution.errors import IndexExistsError, IndexFormatError, IndexVersionError, IndexWriteError
 from attribution.fingerprint import GUARANTEES, K
 from attribution.normalise import NORMALISER_VERSION
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 FORMAT = "starcite-index"
 FORMAT_VERSION = 1
@@ -109,6 +109,21 @@ class Contents:
     sources: tuple[SourceRecord, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """All that an index keeps of a document: its fingerprints follow from `data`, its normalised bytes.
+
+    `lines` are the normalised bytes before each source line; `digest` is the SHA-256 of the `source_bytes` of its text.
+    """
+
+    source: SourceRecord
+    path: bytes
+    digest: bytes
+    source_bytes: int
+    data: Bytes
+    lines: npt.NDArray[np.uint32]
+
+
 def padded(text: Bytes) -> Bytes:
     """Return normalised bytes between margins, as the text file holds them and as blocks are compared."""
     margin = np.zeros(TEXT_MARGIN_BYTES, dtype=np.uint8)
@@ -123,7 +138,7 @@ def check_output(out: Path, *, overwrite: bool) -> None:
     try:
         occupied = out.exists() and (not out.is_dir() or any(out.iterdir()))
     except OSError as error:
-        raise _write_error(out, error) from error
+        raise write_error(out, error) from error
     if not occupied:
         return
     if not _is_index(out):
@@ -142,18 +157,12 @@ def write(out: Path, contents: Contents, *, overwrite: bool = False, replacing: 
     """
     check_output(out, overwrite=overwrite)
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        stage = Path(tempfile.mkdtemp(prefix=f".{out.name}.building-", dir=out.parent))
+        with workspace(out) as stage:
+            stage.chmod(0o777 & ~_umask())
+            _write_files(stage, contents)
+            _publish(stage, out, contents, replacing)
     except OSError as error:
-        raise _write_error(out, error) from error
-    try:
-        stage.chmod(0o777 & ~_umask())
-        _write_files(stage, contents)
-        _publish(stage, out, contents, replacing)
-    except OSError as error:
-        raise _write_error(out, error) from error
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
+        raise write_error(out, error) from error
 
 
 def _write_files(stage: Path, contents: Contents) -> None:
@@ -185,7 +194,7 @@ def _publish(stage: Path, out: Path, contents: Contents, replacing: str | None) 
     else:
         header = json.loads((stage / HEADER).read_bytes())
         with locked(out), tombstones.handed_on(out, header["checksum"], contents.sources):
-            if replacing is not None and _read_header(out / HEADER)["checksum"] != replacing:
+            if replacing is not None and read_header(out / HEADER)["checksum"] != replacing:
                 raise IndexWriteError(f"{out} was replaced by another index meanwhile; run the command again.")
             for path in stage.iterdir():
                 if path.name != HEADER:
@@ -202,9 +211,9 @@ def remove_strays(folder: Path) -> None:
 
     Readers may still map them; what a crash left behind goes as well.
     """
-    named = {entry["name"] for entry in _read_header(folder / HEADER)["files"].values()}
+    named = {entry["name"] for entry in read_header(folder / HEADER)["files"].values()}
     for path in folder.iterdir():
-        if _FILE_NAME.fullmatch(path.name) and path.name not in named:
+        if path.name == tombstones.HALF_WRITTEN or (_FILE_NAME.fullmatch(path.name) and path.name not in named):
             with contextlib.suppress(OSError):
                 path.unlink()
     sync_folder(folder)
@@ -224,7 +233,8 @@ def _is_index(folder: Path) -> bool:
         return False
 
 
-def _write_error(out: Path, error: OSError) -> IndexWriteError:
+def write_error(out: Path, error: OSError) -> IndexWriteError:
+    """Return the error that says why an index cannot be written."""
     reason = error.strerror or str(error)
     return IndexWriteError(f"{out}: the index cannot be written ({reason}); free the space or choose another folder.")
 
@@ -249,7 +259,7 @@ class Reader:
         self.folder = folder
         self._header_path = str(folder / HEADER)
         self._stamp = tombstones.stamp(self._header_path)
-        header = _read_header(folder / HEADER)
+        header = read_header(folder / HEADER)
         self.identity: str = header["checksum"]
         self._files: dict[str, dict[str, Any]] = header["files"]
         self.facts = Facts(**header["facts"])
@@ -313,6 +323,18 @@ class Reader:
         raw = self._slice("path", self._paths, document)
         return raw.tobytes().decode("utf-8", "replace")
 
+    def stored(self, document: int) -> Stored:
+        """Return all that is kept of a document."""
+        record = self._documents[document]
+        return Stored(
+            source=self.sources[int(self.source_of(np.array([document]))[0])],
+            path=self._slice("path", self._paths, document).tobytes(),
+            digest=record["digest"].tobytes(),
+            source_bytes=int(record["bytes"]),
+            data=self.text[self.starts[document] : self.starts[document + 1]],
+            lines=self._slice("lines", self._lines, document),
+        )
+
     def lines_of(self, document: int, start: int, end: int) -> tuple[int, int]:
         """Return the 1-based first and last source line of text[start:end], which lies in the document."""
         lines = self._slice("lines", self._lines, document)
@@ -360,7 +382,7 @@ class Reader:
             raise self.damaged("starts", "the documents' bounds are not in order")
 
 
-def _read_header(path: Path) -> dict[str, Any]:
+def read_header(path: Path) -> dict[str, Any]:
     """Return index.json, checked: ours, not newer than this Starcite, undamaged."""
     try:
         header = json.loads(path.read_bytes())
