@@ -120,19 +120,20 @@ def merge_shards(
     return publish(Merge(shards), out, name=name, text=text, overwrite=overwrite, skipped=skipped)
 
 
-def publish(
+def publish(  # noqa: PLR0913 - all but two are named options
     merge: Merge,
     out: str | os.PathLike[str],
     *,
     name: str | None = None,
     text: str = "raw",
     overwrite: bool = False,
+    replacing: str | None = None,
     skipped: Counter[str] | None = None,
 ) -> BuildReport:
-    """Index what a merge gives. Otherwise as `merge_shards`."""
+    """Index what a merge gives; `replacing` as in `writer.write`. Otherwise as `merge_shards`."""
     target = Path(out)
     contents = _contents(merge, name or target.name, text)
-    postings = write(target, contents, overwrite=overwrite)
+    postings = write(target, contents, overwrite=overwrite, replacing=replacing)
     return _report(target, contents, postings, Counter(skipped or {}) + Counter({"given twice": merge.repeated}))
 
 

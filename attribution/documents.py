@@ -1,7 +1,7 @@
 """Sources on disk -> the documents that an index is made of.
 
-A source is a folder or an archive; what it holds is told apart in `origins`. Whatever cannot be a document is left out
-and counted by reason; a strange file never ends a build.
+A source is a folder, an archive or a file of rows; what it holds is told apart in `origins` and `readers`. Whatever
+cannot be a document is left out and counted by reason; a strange file never ends a build.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from attribution import archives
-from attribution.errors import SourceError
+from attribution import archives, readers
+from attribution.errors import DamagedSourceError, SourceError
 from attribution.filetypes import is_skipped_folder, is_source
 from attribution.origins import Origin, Tree, is_metadata, origins
+from attribution.readers import is_rows
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from attribution.format import SourceRecord
 
 MAX_DOCUMENT_BYTES = 4 << 20
+_TOO_LARGE = f"larger than {MAX_DOCUMENT_BYTES >> 20} MiB"
 
 _CODING = re.compile(rb"^[ \t\f]*(?:#|//|;|%|--|/?\*).*?coding[:=][ \t]*([-\w.]+)")
 
@@ -43,17 +45,44 @@ class _SkippedError(Exception):
 
 
 def read(
-    sources: Iterable[Path], skipped: Counter[str], *, license_id: str | None = None, docs: bool = False
+    sources: Iterable[Path],
+    skipped: Counter[str],
+    *,
+    license_id: str | None = None,
+    docs: bool = False,
+    unlicensed: bool = False,
 ) -> Iterator[Document]:
-    """Yield the documents of folders and archives, in the order of their paths; count what is skipped, by reason.
+    """Yield the documents of sources, in the order of their paths or rows; count what is skipped, by reason.
 
     `license_id`: an SPDX expression that overrules what the sources say. `docs`: documentation too, not only code.
-    Raises `SourceError` for a source that is missing, of an unknown kind, or damaged as a whole.
+    `unlicensed`: rows of data sets that name no licence too. A folder without source code gives its files of rows.
+    Raises `SourceError` for a source that is missing or of an unknown kind, and for one that is damaged, unless other
+    sources are given: then the rest of it is left out and counted.
     """
-    for path in sources:
-        tree = _tree(path, skipped, docs=docs)
+    paths = list(sources)
+    for path in paths:
+        _check_kind(path)
+    for path in paths:
+        try:
+            yield from _source(path, skipped, license_id=license_id, docs=docs, unlicensed=unlicensed)
+        except DamagedSourceError:
+            if len(paths) == 1:
+                raise
+            skipped["damaged source"] += 1
+
+
+def _source(
+    path: Path, skipped: Counter[str], *, license_id: str | None, docs: bool, unlicensed: bool
+) -> Iterator[Document]:
+    files: tuple[Path, ...] = (path,)
+    if path.is_dir() or not is_rows(path.name):
+        tree = _folder(path.resolve(), skipped, docs=docs) if path.is_dir() else _archive(path, skipped, docs=docs)
+        files = () if any(is_source(name, docs=docs) for name in tree.files) else tree.rows
+        skipped["file of rows among source code (give it as a source of its own)"] += len(tree.rows) - len(files)
         for origin in origins(tree, license_id, skipped):
             yield from _documents(tree, origin, skipped, docs=docs)
+    for file in files:
+        yield from _rows(file, skipped, license_id=license_id, unlicensed=unlicensed)
 
 
 def decode(data: bytes) -> str:
@@ -67,6 +96,18 @@ def decode(data: bytes) -> str:
         if declared := _CODING.match(line):
             return data.decode(declared[1].decode("ascii", "replace"))
     return data.decode("utf-8")
+
+
+def _rows(path: Path, skipped: Counter[str], *, license_id: str | None, unlicensed: bool) -> Iterator[Document]:
+    for row in readers.rows(path, skipped, license_id=license_id, unlicensed=unlicensed):
+        try:
+            text = row.text if isinstance(row.text, str) else _decoded(row.text, row.encoding)
+            _check_text(text)
+        except _SkippedError as reason:
+            skipped[str(reason)] += 1
+        else:
+            for where, source in row.places:
+                yield Document(text, where, source)
 
 
 def _documents(tree: Tree, origin: Origin, skipped: Counter[str], *, docs: bool) -> Iterator[Document]:
@@ -86,39 +127,53 @@ def _text(content: Callable[[], bytes]) -> str:
     except OSError as error:
         raise _SkippedError("unreadable") from error
     if len(data) > MAX_DOCUMENT_BYTES:
-        raise _SkippedError(f"larger than {MAX_DOCUMENT_BYTES >> 20} MiB")
+        raise _SkippedError(_TOO_LARGE)
     if b"\0" in data:
         raise _SkippedError("binary")
-    try:
-        text = decode(data)
-    except (UnicodeError, LookupError, ValueError) as error:
-        raise _SkippedError("of an unknown encoding") from error
+    text = _decoded(data)
     if not text.strip():
         raise _SkippedError("empty")
     return text
 
 
-def _tree(path: Path, skipped: Counter[str], *, docs: bool) -> Tree:
-    if path.is_dir():
-        return _folder(path.resolve(), skipped, docs=docs)
+def _decoded(data: bytes, encoding: str | None = None) -> str:
+    try:
+        return data.decode(encoding) if encoding else decode(data)
+    except (UnicodeError, LookupError, ValueError) as error:
+        raise _SkippedError("of an unknown encoding") from error
+
+
+def _check_text(text: str) -> None:
+    if len(text) > MAX_DOCUMENT_BYTES:
+        raise _SkippedError(_TOO_LARGE)
+    if "\0" in text:
+        raise _SkippedError("binary")
+    if not text.strip():
+        raise _SkippedError("empty")
+
+
+def _check_kind(path: Path) -> None:
     if not path.exists():
-        raise SourceError(f"{path} does not exist; give a folder or an archive.")
-    if not archives.is_archive(path.name):
-        raise SourceError(f"{path} is of an unknown kind; give a folder or one of {' '.join(archives.SUFFIXES)}.")
-    return _archive(path, skipped, docs=docs)
+        raise SourceError(f"{path} does not exist; give a folder, an archive or a file of rows.")
+    if not path.is_dir() and not archives.is_archive(path.name) and not is_rows(path.name):
+        kinds = " ".join(archives.SUFFIXES + readers.SUFFIXES)
+        raise SourceError(f"{path} is of an unknown kind; give a folder or one of {kinds}.")
 
 
 def _folder(root: Path, skipped: Counter[str], *, docs: bool) -> Tree:
     files: dict[str, Callable[[], bytes]] = {}
     git = set()
+    row_files = []
     for relative, entry in _walk(root, "", skipped):
         if entry.name == ".git":
             git.add(relative.removesuffix(".git"))
+        elif is_rows(entry.name):
+            row_files.append(Path(entry.path))
         elif archives.is_archive(entry.name):
             skipped["archive inside a folder (give it as a source of its own)"] += 1
         elif is_source(relative, docs=docs) or is_metadata(relative):
             files[relative] = _reader(entry.path)
-    return Tree(root.name, files, root, frozenset(git))
+    return Tree(root.name, files, root, frozenset(git), tuple(row_files))
 
 
 def _walk(folder: Path, prefix: str, skipped: Counter[str]) -> Iterator[tuple[str, os.DirEntry[str]]]:

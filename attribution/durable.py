@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+if sys.platform != "win32":
+    import fcntl
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 
 def write_synced(path: Path, data: bytes) -> None:
@@ -25,13 +31,18 @@ def replace_synced(path: Path, data: bytes) -> None:
     The caller holds the folder's lock: the half-written file always has the same name, so that the next call removes
     what a crash left of it.
     """
-    half_written = path.with_name(f".{path.name}.new")
+    new = path.with_name(half_written(path.name))
     try:
-        write_synced(half_written, data)
-        half_written.replace(path)
+        write_synced(new, data)
+        new.replace(path)
     finally:
-        half_written.unlink(missing_ok=True)
+        new.unlink(missing_ok=True)
     sync_folder(path.parent)
+
+
+def half_written(name: str) -> str:
+    """Return the name under which `replace_synced` writes a file."""
+    return f".{name}.new"
 
 
 def sync_folder(path: Path) -> None:
@@ -50,9 +61,7 @@ def locked(folder: Path) -> Iterator[None]:
 
     Where the system has no `flock` (Windows), the caller goes on without.
     """
-    try:
-        import fcntl  # noqa: PLC0415 - not on every system
-    except ImportError:
+    if sys.platform == "win32":
         yield
         return
     descriptor = os.open(folder, os.O_RDONLY)
@@ -61,3 +70,34 @@ def locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def workspace(target: Path) -> Iterator[Path]:
+    """Make a folder beside another that is to be made, and remove it at the end, unless it has been moved by then.
+
+    The folders that killed processes left of the kind are removed first. Raises `OSError`.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    prefix = f".{target.name}.work-"
+    for stale in [path for path in target.parent.iterdir() if path.name.startswith(prefix)]:
+        _remove_unless_used(stale)
+    folder = Path(tempfile.mkdtemp(prefix=prefix, dir=target.parent))
+    try:
+        with locked(folder):
+            yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_unless_used(folder: Path) -> None:
+    """Remove a workspace whose process does not live any more; where locks are unknown, none is."""
+    if sys.platform == "win32":
+        return
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder, ignore_errors=True)
+        finally:
+            os.close(descriptor)

@@ -2,6 +2,7 @@
 
     AttributionError
     ├── SourceError           a source to be indexed is missing, is of an unknown kind, or holds no source code
+    │   └── DamagedSourceError the file of a source cannot be read as what its name promises
     ├── OptOutError           a file of opt-outs cannot be read or understood
     ├── QueryError            a question that an index cannot answer (a minimum run below its guarantee)
     ├── IndexFormatError      the folder is no index, or its files are truncated or damaged
@@ -23,6 +24,10 @@ class AttributionError(Exception):
 
 class SourceError(AttributionError):
     """A source to be indexed is missing, is of an unknown kind, or holds no source code."""
+
+
+class DamagedSourceError(SourceError):
+    """The file of a source cannot be read as what its name promises, from the start or from somewhere on."""
 
 
 class OptOutError(AttributionError):

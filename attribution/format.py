@@ -16,8 +16,8 @@
     sources-<sha>.bin     JSON                 list of {name, revision, url, licenses, license_conflict}
     tombstones.json       which sources are forgotten, if any: see `tombstones`
 
-All numbers are little-endian. Documents are sorted by source, path and content, so that the same corpus gives the same
-bytes. <sha> is the start of the file's SHA-256: a file never changes under its name, and an index is replaced by adding
+All numbers are little-endian; a file that would be empty is not there. Documents are sorted by source, path and
+content, so that the same corpus gives the same bytes. <sha> is the start of the file's SHA-256: a file never changes under its name, and an index is replaced by adding
 files and then swapping index.json, in one atomic step.
 
 What is kept of the text (`Facts.text`):
@@ -143,6 +143,23 @@ class Contents:
     columns: Mapping[str, Array]
     blocks: Mapping[str, Iterable[Array]]
     postings: Iterable[tuple[Array, Array]]
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """All that an index keeps of a document: its fingerprints follow from `data`, its normalised bytes.
+
+    `lines` are the normalised bytes before each source line; `digest` is the SHA-256 of the `source_bytes` of its text,
+    which `original` is (see `compressed`).
+    """
+
+    source: SourceRecord
+    path: bytes
+    digest: bytes
+    source_bytes: int
+    data: Bytes
+    lines: npt.NDArray[np.uint32]
+    original: bytes
 
 
 def padded(text: Bytes) -> Bytes:
@@ -273,6 +290,19 @@ class Reader:
         raw = self._slice("path", self._paths, document)
         return raw.tobytes().decode("utf-8", "replace")
 
+    def stored(self, document: int) -> Stored:
+        """Return all that is kept of a document."""
+        record = self._documents[document]
+        return Stored(
+            source=self.sources[int(self.source_of(np.array([document]))[0])],
+            path=self._slice("path", self._paths, document).tobytes(),
+            digest=record["digest"].tobytes(),
+            source_bytes=int(record["bytes"]),
+            data=self.normalised(document),
+            lines=self._line_table(document),
+            original=self._slice("original", self._originals, document).tobytes(),
+        )
+
     def lines_of(self, document: int, start: int, end: int) -> tuple[int, int]:
         """Return the 1-based first and last source line of text[start:end], which lies in the document."""
         lines = self._line_table(document)
@@ -327,33 +357,9 @@ class Reader:
             inside = positions[chosen] - self.starts[document[chosen]]
             yield view, chosen, starts[np.searchsorted(documents, document[chosen])] + inside
 
-    def contents(self) -> Contents:
-        """Return everything that is in the index, unpacked: what `writer.write` was given, but for the postings.
-
-        These follow from the text, and are left to whoever sorts those of several indexes together.
-        """
-        number = self.facts.documents
-        columns = {
-            "source": self._documents["source"][:number],
-            "size": self._documents["bytes"][:number].astype(np.uint64),
-            "digest": self._documents["digest"][:number],
-            "starts": self.starts,
-            "path_starts": self._documents["path"],
-            "original_starts": self._documents["original"],
-        }
-        tables = [self._line_table(document) for document in range(number)]
-        columns["line_starts"] = np.cumsum([0, *(len(table) for table in tables)])
-        blocks: dict[str, Iterable[Array]] = {
-            "text": (self.normalised(document) for document in range(number)),
-            "lines": tables,
-            "paths": [self._paths],
-            "originals": [self._originals],
-        }
-        return Contents(self.facts, self.sources, columns, blocks, ())
-
     def damaged(self, kind: str, what: str) -> IndexFormatError:
         """Return the error that says what is wrong with one of the files."""
-        return _damaged(self.folder / self._files[kind]["name"], what)
+        return _damaged(self.folder / self._files.get(kind, {"name": HEADER})["name"], what)
 
     def _line_table(self, document: int) -> npt.NDArray[np.uint32]:
         data = self._slice("lines", self._lines, document).tobytes()
@@ -375,15 +381,16 @@ class Reader:
         return values[start:end]
 
     def _map(self, kind: str) -> Array:
+        dtype = FILE_KINDS[kind]
+        if kind not in self._files:  # a file that would be empty is not there
+            return np.empty(0, dtype=dtype)
         entry = self._files[kind]
         path = self.folder / entry["name"]
-        dtype = FILE_KINDS[kind]
         try:
             size = path.stat().st_size
             if size != entry["bytes"] or size % dtype.itemsize:
                 raise _damaged(path, f"it has {size} bytes instead of {entry['bytes']}")
-            # An empty file cannot be mapped.
-            return np.asarray(np.memmap(path, dtype=dtype, mode="r")) if size else np.empty(0, dtype=dtype)
+            return np.asarray(np.memmap(path, dtype=dtype, mode="r"))
         except OSError as error:
             raise _damaged(path, error.strerror or str(error)) from error
 

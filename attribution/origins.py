@@ -44,13 +44,14 @@ _URL_LABELS = ("source", "source code", "repository", "code", "github", "homepag
 class Tree:
     """Files by path, each with a function that reads it.
 
-    `root` is None for an archive; `git` holds the prefixes of work trees.
+    `root` is None for an archive; `git` holds the prefixes of work trees, `rows` files of data sets.
     """
 
     label: str
     files: dict[str, Callable[[], bytes]]
     root: Path | None = None
     git: frozenset[str] = field(default_factory=frozenset)
+    rows: tuple[Path, ...] = ()
 
     def text(self, path: str) -> str:
         """Return a file's text, or "" if there is no such file or it cannot be read."""

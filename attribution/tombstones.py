@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from attribution.durable import replace_synced, sync_folder
+from attribution.durable import half_written, replace_synced, sync_folder
 from attribution.errors import IndexFormatError, IndexVersionError
 from attribution.optout import OptOuts, names_of
 
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 FORMAT = "starcite-tombstones"
 FORMAT_VERSION = 1
 FILE = "tombstones.json"
+HALF_WRITTEN = half_written(FILE)
 
 ABSENT, _UNREADABLE = (0, 0, 0), (-1, -1, -1)
 

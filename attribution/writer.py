@@ -12,17 +12,14 @@ import hashlib
 import itertools
 import json
 import os
-import shutil
-import tempfile
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from attribution import tombstones
-from attribution.durable import locked, sync_folder, write_synced
+from attribution.durable import locked, sync_folder, workspace, write_synced
 from attribution.errors import IndexExistsError, IndexWriteError
 from attribution.format import (
     DOCUMENT,
@@ -42,6 +39,7 @@ from attribution.postings import PostingsLayout, PostingsWriter
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from pathlib import Path
 
 Array = npt.NDArray[Any]
 
@@ -58,7 +56,7 @@ def check_output(out: Path, *, overwrite: bool) -> None:
     try:
         occupied = out.exists() and (not out.is_dir() or any(out.iterdir()))
     except OSError as error:
-        raise _write_error(out, error) from error
+        raise write_error(out, error) from error
     if not occupied:
         return
     if not _is_index(out):
@@ -79,18 +77,12 @@ def write(out: Path, contents: Contents, *, overwrite: bool = False, replacing: 
     """
     check_output(out, overwrite=overwrite)
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        stage = Path(tempfile.mkdtemp(prefix=f".{out.name}.building-", dir=out.parent))
+        with workspace(out) as stage:
+            stage.chmod(0o777 & ~_umask())
+            layout = _write_files(stage, contents)
+            _publish(stage, out, contents, replacing)
     except OSError as error:
-        raise _write_error(out, error) from error
-    try:
-        stage.chmod(0o777 & ~_umask())
-        layout = _write_files(stage, contents)
-        _publish(stage, out, contents, replacing)
-    except OSError as error:
-        raise _write_error(out, error) from error
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
+        raise write_error(out, error) from error
     return layout.postings
 
 
@@ -120,6 +112,9 @@ class _Files:
         for kind, file in self._open.items():
             file.flush()
             os.fsync(file.fileno())
+            if not file.tell():
+                (self._stage / kind).unlink()
+                continue
             digest = self._digests[kind].hexdigest()
             entries[kind] = {
                 "name": f"{kind}-{digest[:_NAME_DIGITS]}.bin",
@@ -235,7 +230,7 @@ def remove_strays(folder: Path) -> None:
     """
     named = {entry["name"] for entry in read_header(folder / HEADER)["files"].values()}
     for path in folder.iterdir():
-        if FILE_NAME.fullmatch(path.name) and path.name not in named:
+        if path.name == tombstones.HALF_WRITTEN or (FILE_NAME.fullmatch(path.name) and path.name not in named):
             with contextlib.suppress(OSError):
                 path.unlink()
     sync_folder(folder)
@@ -255,6 +250,7 @@ def _is_index(folder: Path) -> bool:
         return False
 
 
-def _write_error(out: Path, error: OSError) -> IndexWriteError:
+def write_error(out: Path, error: OSError) -> IndexWriteError:
+    """Return the error that says why an index cannot be written."""
     reason = error.strerror or str(error)
     return IndexWriteError(f"{out}: the index cannot be written ({reason}); free the space or choose another folder.")

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from attribution.index import Source
+
 LOGGER = logging.getLogger(__name__)
 
 # White space does not count, and a run is reported from 50 characters on: this much holds one in ordinary code.
@@ -76,6 +78,12 @@ class Corpora:
         summaries = tuple(index.summary for index in indexes)
         covers = _coverage(summaries, model_corpus)
         return matches, Checked("checked", "; ".join(problems) or None, summaries, covers, _ms_since(started))
+
+    def excerpt(self, source: Source) -> str | None:
+        """Return the lines of a source that a match named, None where no open index keeps its text."""
+        excerpts = (getattr(index, "excerpt", None) for _, index in self._open.values())
+        texts = (excerpt(source) for excerpt in excerpts if excerpt)
+        return next((text for text in texts if text is not None), None)
 
     def open(self) -> None:
         """Open what there is now and search it once, so that the first check is as quick as the others.

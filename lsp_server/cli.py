@@ -1,7 +1,8 @@
 """The `starcite` command: it parses and prints, and knows nothing that a library call could know.
 
 Exit status: 0 fine; 1 the command found what it looks for (`check`, `doctor`); 2 wrong use or bad input, with one line
-on stderr; 3 the daemon or the model is not available. What looks after indexes, the daemon and models is in `manage`.
+on stderr; 3 the daemon or the model is not available. `check` has a module of its own; what looks after indexes, the
+daemon and models is in `manage`.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ import os
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from attribution.errors import AttributionError
-from lsp_server import __version__, languages, manage, terminal
+from lsp_server import __version__, languages, manage, report, terminal
+from lsp_server.check import add_check
 from lsp_server.documents import Snapshot, offset_of, read_source
 from lsp_server.errors import StarciteError
 from models import paths
@@ -27,8 +29,6 @@ from models.errors import ModelError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from attribution.index import Match
-    from lsp_server.attribute import Checked
     from lsp_server.completion import Completion
 
 LOG_BYTES = 2_000_000
@@ -65,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     for add in (
         _add_lsp,
         _add_complete,
-        _add_check,
+        add_check,
         manage.add_index,
         manage.add_daemon,
         manage.add_models,
@@ -188,8 +188,8 @@ def _completion_view(path: Path, at: tuple[int, int], snapshot: Snapshot, comple
                 f"check {spent['check']:.2f} ms; {completion.tokens.prompt} tokens in "
                 f"({completion.tokens.prompt_reused} cached), {completion.tokens.generated} out"
             ),
-            _checked_sentence(completion.checked, completion.references),
-            *(_match_view(match) for match in completion.references),
+            report.sentence(completion.checked, completion.references),
+            *(report.heading(match) for match in completion.references),
         ]
     )
 
@@ -199,79 +199,6 @@ def _marked(text: str) -> str:
     if not sys.stdout.isatty():
         return f"⟦{text}⟧"
     return "\n".join(f"\x1b[30;42m{line}\x1b[0m" for line in text.split("\n"))
-
-
-# --- check ---------------------------------------------------------------------------------------------------------
-
-
-def _add_check(commands: terminal.Commands) -> None:
-    parser = terminal.command(
-        commands,
-        "check",
-        _check,
-        "find which spans of a text are in the training data, and whose they are",
-        "starcite check src/app.py --min-run 50 --json",
-    )
-    parser.add_argument("files", metavar="FILE", nargs="*", default=["-"], help="files to check; - is stdin (default)")
-    parser.add_argument(
-        "--index", metavar="DIR", type=Path, action="append", help="an index to search (default: every installed one)"
-    )
-    parser.add_argument(
-        "--min-run", metavar="N", type=int, default=80, help="report runs of so many characters and more (default 80)"
-    )
-    terminal.with_json(parser)
-
-
-def _check(options: argparse.Namespace) -> int:
-    from attribution.index import Index
-    from lsp_server.attribute import Corpora
-    from lsp_server.session import installed_indexes
-
-    for path in options.index or ():  # an index that was named must be good; those that lie about need not all be
-        Index.open(path).close()
-    corpora = Corpora(lambda: tuple(options.index) if options.index else installed_indexes())
-    texts = [(name, sys.stdin.read() if name == "-" else read_source(Path(name))) for name in options.files]
-    corpora.open()
-    results = [(name, corpora.check(text, min_run=options.min_run)) for name, text in texts]
-    corpora.close()
-    if options.json:
-        print(json.dumps({"version": 1, "results": [_result(name, *found) for name, found in results]}))
-    else:
-        for name, (matches, checked) in results:
-            print(f"{name}: {_checked_sentence(checked, matches)}")
-            for match in matches:
-                print(_match_view(match))
-    reason = next((checked.reason for _, (_, checked) in results if checked.state == "not_checked"), None)
-    if reason:
-        return terminal.complain(f"not checked: {reason}", terminal.BAD_INPUT)
-    return terminal.FOUND if any(matches for _, (matches, _) in results) else 0
-
-
-def _result(name: str, matches: tuple[Match, ...], checked: Checked) -> dict[str, Any]:
-    return {"file": name, "checked": checked.to_json(), "matches": [match.to_json() for match in matches]}
-
-
-def _checked_sentence(checked: Checked, matches: Sequence[Match]) -> str:
-    if checked.state == "not_checked":
-        return f"not checked: {checked.reason}"
-    documents = sum(index["documents"] for index in checked.indexes)
-    names = ", ".join(str(index["name"]) for index in checked.indexes)
-    against = f"checked against {documents:,} documents of {names} in {checked.elapsed_ms:.2f} ms"
-    if not matches:
-        return f"{against}: nothing found, which does not mean that it is original"
-    return f"{against}: {len(matches)} passage{'s' * (len(matches) > 1)} found"
-
-
-def _match_view(match: Match) -> str:
-    head = f"  lines {match.start_line}-{match.end_line}, {match.run} characters, {match.classification}"
-    if match.source_count > len(match.sources):
-        head += f", {match.source_count} sources, of which"
-    lines = [
-        f"    {source.name} {source.revision}  {source.path}:{source.start_line}-{source.end_line}  "
-        f"{' or '.join(source.licenses) or 'no licence known'}{' (licences conflict)' * source.license_conflict}"
-        for source in match.sources
-    ]
-    return "\n".join([head, *lines])
 
 
 # --- doctor --------------------------------------------------------------------------------------------------------

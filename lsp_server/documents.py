@@ -95,24 +95,33 @@ class Snapshot:
         return _joined_surrogates(text) if _SURROGATE.search(change.text) else text
 
 
-def read_source(path: Path) -> str:
-    """Return the text of a file, its line ends as they are; raises FileInputError where it is no UTF-8 text."""
+def read_source(path: Path, max_bytes: int | None = None) -> str:
+    """Return the text of a file, its line ends as they are; raises FileInputError where it is no UTF-8 text.
+
+    `max_bytes`: how much a file may hold; a larger one is an error too.
+    """
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            data = file.read(-1 if max_bytes is None else max_bytes + 1)
     except IsADirectoryError:
-        message = f"{path} is a folder; name a file."
-        raise FileInputError(message) from None
+        raise FileInputError(f"{path} is a folder; name a file.", "a folder") from None
     except OSError as error:
         message = f"{path} cannot be read ({error.strerror}); name a file that can."
-        raise FileInputError(message) from error
+        raise FileInputError(message, "unreadable") from error
+    if max_bytes is not None and len(data) > max_bytes:
+        size = f"larger than {max_bytes >> 20} MiB"
+        raise FileInputError(f"{path} is {size}; name a smaller file.", size)
+    return source_text(data, str(path))
+
+
+def source_text(data: bytes, name: str) -> str:
+    """Return the text of a file's bytes, its line ends as they are; raises FileInputError where it is no UTF-8 text."""
     if b"\0" in data:
-        message = f"{path} is a binary file; name a file of source text."
-        raise FileInputError(message)
+        raise FileInputError(f"{name} is a binary file; name a file of source text.", "binary")
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
-        message = f"{path} is not UTF-8 (byte {error.start}); save it as UTF-8."
-        raise FileInputError(message) from error
+        raise FileInputError(f"{name} is not UTF-8 (byte {error.start}); save it as UTF-8.", "not UTF-8") from error
 
 
 def offset_of(snapshot: Snapshot, line: int, column: int) -> int:

@@ -1,0 +1,236 @@
+"""Indexes -> indexes: unite them, forget in them, and remove what is forgotten.
+
+    merge     several indexes ──▶ one, byte for byte the build of all their documents
+    forget    opt-outs ──▶ tombstones beside the index; every search, also of open indexes, leaves their sources out
+    compact   an index and its tombstones ──▶ byte for byte the build without their sources
+
+The canonical order makes this possible: an index has its documents by source (name, revision, address, licences),
+path and SHA-256 of their text, and each such document once, however it came to be. Positions and keys are no part of
+what is merged: fingerprints are made again from the stored text, which takes a tenth of the time of reading sources.
+
+An index is published in one step, and its tombstones before that and after it (`tombstones.handed_on`), so that a crash
+leaves the state before or the state after, and never one in which something forgotten is found again. `compact` once
+more removes what a crash left behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from attribution import optout, tombstones
+from attribution.build import publish
+from attribution.durable import locked, workspace
+from attribution.errors import QueryError, SourceError
+from attribution.format import HEADER, Reader, read_header
+from attribution.optout import OptOuts
+from attribution.shards import Entry, Merge, Shard, fingerprint_shard
+from attribution.tombstones import Tombstones
+from attribution.writer import check_output, remove_strays, write_error
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from attribution.build import BuildReport
+
+CHUNK_BYTES = 1 << 26
+"""So much normalised text is fingerprinted at once, in about eight times as much memory."""
+
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Forgotten:
+    """How much of an index is forgotten."""
+
+    sources: int
+    documents: int
+
+
+@dataclass(frozen=True, slots=True)
+class CompactReport:
+    """What `compact` removed, and the size of the index before and after, in bytes."""
+
+    removed: Forgotten
+    bytes_before: int
+    bytes_after: int
+
+
+def merge(
+    folders: Sequence[str | os.PathLike[str]],
+    out: str | os.PathLike[str],
+    *,
+    name: str | None = None,
+    overwrite: bool = False,
+) -> BuildReport:
+    """Write the union of indexes to a new one. What one of them was asked to forget is taken from none of them.
+
+    `name` is shown with results (default: the name of `out`). Raises `QueryError` for indexes that do not go together,
+    `SourceError` if nothing is left, `IndexFormatError`, `IndexExistsError` and `IndexWriteError`.
+    """
+    target = Path(out)
+    check_output(target, overwrite=overwrite)
+    readers = [Reader(Path(folder)) for folder in folders]
+    _check_alike(readers)
+    optouts = _optouts(readers)
+    masks = [_mask(reader, tombstones.resolve(optouts, reader.sources)[1]) for reader in readers]
+    left_out = Counter({"opted out": sum(_forgotten(*pair).documents for pair in zip(readers, masks, strict=True))})
+    entries = chain.from_iterable(_entries(*pair) for pair in zip(readers, masks, strict=True))
+    with _shards(target, entries, readers[0].facts.guarantee) as shards:
+        report = publish(
+            Merge(shards), target, name=name, text=readers[0].facts.text, overwrite=overwrite, skipped=left_out
+        )
+    if (asked_meanwhile := _optouts(readers)) != optouts:
+        _forget(target, asked_meanwhile)
+    return report
+
+
+def forget(folder: str | os.PathLike[str], optouts_file: str | os.PathLike[str]) -> Forgotten:
+    """Let no search find the sources that a file of opt-outs covers, from now on; return how much is forgotten in all.
+
+    Earlier opt-outs stay in force. Raises `OptOutError`, `IndexFormatError` and `IndexWriteError`.
+    """
+    return _forget(Path(folder), optout.read(Path(optouts_file)))
+
+
+def forgotten(reader: Reader) -> Forgotten:
+    """Return how much of an index is forgotten now."""
+    reader.refresh()
+    return _forgotten(reader, reader.forgotten)
+
+
+def compact(folder: str | os.PathLike[str]) -> CompactReport:
+    """Remove what is forgotten, and what a crash left behind: afterwards no file in the folder holds anything of it.
+
+    An index without tombstones keeps every byte. Raises `SourceError` if nothing would be left, `IndexFormatError` and
+    `IndexWriteError`, also if the index was replaced meanwhile.
+    """
+    target = Path(folder)
+    before = _size(target)
+    reader = Reader(target)
+    removed = _forgotten(reader, reader.forgotten)
+    if removed.documents == reader.facts.documents:
+        raise SourceError(f"Everything in {target} is forgotten; delete the folder.")
+    if removed.sources:
+        entries = _entries(reader, reader.forgotten)
+        with _shards(target, entries, reader.facts.guarantee) as shards:
+            publish(
+                Merge(shards),
+                target,
+                name=reader.facts.name,
+                text=reader.facts.text,
+                overwrite=True,
+                replacing=reader.identity,
+            )
+    _tidy(target)
+    return CompactReport(removed, before, _size(target))
+
+
+def _forget(folder: Path, optouts: OptOuts) -> Forgotten:
+    read_header(folder / HEADER)  # says what is wrong with a folder that is no index
+    try:
+        with locked(folder):
+            reader = Reader(folder)
+            before = tombstones.load(folder)
+            wanted = optouts | before.optouts if before else optouts
+            effective, numbers = tombstones.resolve(wanted, reader.sources)
+            tombstones.save(folder, Tombstones(effective, {reader.identity: numbers}))
+    except OSError as error:
+        raise write_error(folder, error) from error
+    return _forgotten(reader, _mask(reader, numbers))
+
+
+def _tidy(folder: Path) -> None:
+    """Remove the files and the opt-outs that the index in a folder has no use for."""
+    try:
+        with locked(folder):
+            reader = Reader(folder)
+            if before := tombstones.load(folder):
+                effective, numbers = tombstones.resolve(before.optouts, reader.sources)
+                tombstones.save(folder, Tombstones(effective, {reader.identity: numbers}))
+            remove_strays(folder)
+    except OSError as error:
+        raise write_error(folder, error) from error
+
+
+def _optouts(readers: Iterable[Reader]) -> OptOuts:
+    optouts = OptOuts()
+    for reader in readers:
+        if found := tombstones.load(reader.folder):
+            optouts |= found.optouts
+    return optouts
+
+
+def _check_alike(readers: Sequence[Reader]) -> None:
+    if not readers:
+        raise QueryError("There is nothing to merge; name the folders of indexes.")
+    first = readers[0]
+    for reader in readers[1:]:
+        if (reader.facts.guarantee, reader.facts.normaliser) != (first.facts.guarantee, first.facts.normaliser):
+            raise QueryError(
+                f"{reader.folder} has a guarantee of {reader.facts.guarantee} and {first.folder} one of "
+                f"{first.facts.guarantee}; build them alike."
+            )
+
+
+def _mask(reader: Reader, numbers: Sequence[int]) -> Mask:
+    mask = np.zeros(len(reader.sources), dtype=np.bool_)
+    mask[list(numbers)] = True
+    return mask
+
+
+def _forgotten(reader: Reader, mask: Mask | None) -> Forgotten:
+    if mask is None:
+        return Forgotten(0, 0)
+    documents = mask[reader.source_of(np.arange(reader.facts.documents))]
+    return Forgotten(int(mask.sum()), int(documents.sum()))
+
+
+def _entries(reader: Reader, without: Mask | None) -> Iterator[Entry]:
+    """Yield the documents of an index as they went into it, in its order, but those of some sources."""
+    numbers = reader.source_of(np.arange(reader.facts.documents))
+    kept = np.arange(reader.facts.documents) if without is None else np.flatnonzero(~without[numbers])
+    for document in kept.tolist():
+        held = reader.stored(document)
+        yield Entry(held.source, held.path, held.digest, held.source_bytes, held.data, held.lines, held.original)
+
+
+@contextlib.contextmanager
+def _shards(target: Path, entries: Iterable[Entry], guarantee: int) -> Iterator[list[Shard]]:
+    """Fingerprint documents, chunk by chunk, into shards that lie beside the target until the block ends."""
+    try:
+        with workspace(target) as folder:
+            shards = []
+            for number, chunk in enumerate(_chunks(entries)):
+                fingerprint_shard(chunk, guarantee=guarantee).save(folder / str(number))
+                shards.append(Shard.open(folder / str(number)))
+            yield shards
+    except OSError as error:
+        raise write_error(target, error) from error
+
+
+def _chunks(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
+    chunk: list[Entry] = []
+    size = 0
+    for entry in entries:
+        chunk.append(entry)
+        size += len(entry.data)
+        if size >= CHUNK_BYTES:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
+
+
+def _size(folder: Path) -> int:
+    """Return the bytes of an index's files. Raises `IndexFormatError` for a folder that holds none."""
+    read_header(folder / HEADER)
+    return sum(path.stat().st_size for path in folder.iterdir())

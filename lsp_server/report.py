@@ -1,0 +1,197 @@
+"""What `check` answers: as JSON, and for a person, with the lines of the text beside those of its source."""
+
+from __future__ import annotations
+
+import difflib
+import unicodedata
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lsp_server.documents import Snapshot
+
+if TYPE_CHECKING:
+    from collections import Counter
+    from collections.abc import Callable, Iterator, Sequence
+
+    from attribution.index import Match, Source
+    from lsp_server.attribute import Checked
+    from lsp_server.targets import Target
+
+TAB_CELLS = 4
+# Of a long passage the head and the tail are enough to know it again.
+HEAD_ROWS = 12
+TAIL_ROWS = 4
+
+_SEPARATOR = " │ "
+_LEAST_CELLS = 24  # of a column; where two of these do not fit, only the user's lines are shown
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What was found in one text; of one in which nothing was found the text itself is not kept."""
+
+    target: Target
+    matches: tuple[Match, ...]
+    checked: Checked
+
+    @property
+    def wanting(self) -> tuple[Match, ...]:
+        """Return the matches that the policy does not allow."""
+        return tuple(match for match in self.matches if match.decision != "allow")
+
+
+def as_json(results: Sequence[Result], skipped: Counter[str]) -> dict[str, Any]:
+    """Return the answer of `check --json`, as the contract has it, with what was passed over by reason."""
+    return {
+        "version": 1,
+        "results": [
+            {
+                "file": result.target.name,
+                "checked": result.checked.to_json(),
+                "matches": [match.to_json() for match in result.matches],
+            }
+            for result in results
+        ],
+        "skipped": dict(sorted(skipped.items())),
+    }
+
+
+def for_a_person(
+    results: Sequence[Result], width: int, excerpt: Callable[[Source], str | None], *, allowed: bool
+) -> Iterator[str]:
+    """Yield the lines of the answer, fitted to a terminal's width in cells.
+
+    `excerpt` gives the lines of a source where they are kept. `allowed`: matches that the policy allows too. Files that
+    were found in a folder are named only where something is found in them, and summed up at the end.
+    """
+    for result in results:
+        shown = result.matches if allowed else result.wanting
+        if result.target.named or shown or result.checked.state == "not_checked":
+            yield f"{plain(result.target.name)}: {sentence(result.checked, shown)}"
+        for match in shown:
+            yield heading(match)
+            yield from _lines(result.target.text, match, width, excerpt)
+    if any(not result.target.named for result in results):
+        yield summary(results)
+    hidden = 0 if allowed else sum(len(result.matches) - len(result.wanting) for result in results)
+    if hidden:
+        yield f"{_counted(hidden, 'passage')} that the policy allows; --all shows them"
+
+
+def sentence(checked: Checked, matches: Sequence[Match]) -> str:
+    """Return what was searched and how many passages were found, in one line."""
+    if checked.state == "not_checked":
+        return f"not checked: {checked.reason}"
+    documents = sum(index["documents"] for index in checked.indexes)
+    names = ", ".join(str(index["name"]) for index in checked.indexes)
+    against = f"checked against {documents:,} documents of {names} in {checked.elapsed_ms:.2f} ms"
+    if not matches:
+        return f"{against}: nothing found, which does not mean that it is original"
+    return f"{against}: {_counted(len(matches), 'passage')} found"
+
+
+def summary(results: Sequence[Result]) -> str:
+    """Return how much was checked and found in all, in one line."""
+    passages = sum(len(result.wanting) for result in results)
+    files = sum(bool(result.wanting) for result in results)
+    found = f"{_counted(passages, 'passage')} found in {files:,} of them" if passages else "nothing found"
+    return f"{_counted(len(results), 'file')} checked: {found}"
+
+
+def heading(match: Match) -> str:
+    """Return what a match is, and a line for each of its sources."""
+    kind = "possible renamed copy, " * (match.kind == "renamed")
+    verdict = {"allow": ", allowed by the policy", "block": ", blocked by the policy"}.get(match.decision, "")
+    head = f"  lines {match.start_line}-{match.end_line}, {kind}{match.run} characters, {match.classification}{verdict}"
+    if match.source_count > len(match.sources):
+        head += f", {match.source_count} sources, of which"
+    lines = [
+        plain(
+            f"    {source.name} {source.revision}  {source.path}:{source.start_line}-{source.end_line}  "
+            f"{' or '.join(source.licenses) or 'no licence known'}{' (licences conflict)' * source.license_conflict}"
+        )
+        for source in match.sources
+    ]
+    return "\n".join([head, *lines])
+
+
+def side_by_side(yours: Sequence[str], theirs: Sequence[str], first: tuple[int, int], width: int) -> list[str]:
+    """Return two texts' lines in two columns that fill a width; equal lines stand side by side.
+
+    `first`: the numbers of their first lines. White space does not count when lines are compared.
+    """
+    cells = (width - len(_SEPARATOR) - 4) // 2
+    left, right = (_numbered(lines, number, cells) for lines, number in zip((yours, theirs), first, strict=True))
+    rows = [
+        f"    {_padded(left[ours] if ours is not None else '', cells)}{_SEPARATOR}"
+        f"{right[its] if its is not None else ''}".rstrip()
+        for ours, its in _aligned(yours, theirs)
+    ]
+    return _shortened(rows)
+
+
+def plain(text: str) -> str:
+    """Return a text without what a terminal would take for a command: a file or a source may hold anything."""
+    return "".join(character if _is_shown(character) else "�" for character in text.expandtabs(TAB_CELLS))
+
+
+def _lines(text: str, match: Match, width: int, excerpt: Callable[[Source], str | None]) -> list[str]:
+    snapshot = Snapshot("", "", 0, text)
+    bounds = (snapshot.line_bounds(line) for line in range(match.start_line - 1, match.end_line))
+    yours = [text[start:end] for start, end in bounds]
+    source = match.sources[0] if match.sources else None
+    theirs = excerpt(source) if source and width >= 2 * _LEAST_CELLS else None
+    if source is None or theirs is None:
+        return _shortened([f"    {line}".rstrip() for line in _numbered(yours, match.start_line, width - 4)])
+    return side_by_side(yours, theirs.splitlines(), (match.start_line, source.start_line), width)
+
+
+def _aligned(yours: Sequence[str], theirs: Sequence[str]) -> Iterator[tuple[int | None, int | None]]:
+    """Yield the rows as pairs of line indexes, None where a column has no line."""
+    ours, its = (["".join(line.split()) for line in lines] for lines in (yours, theirs))
+    for _, i1, i2, j1, j2 in difflib.SequenceMatcher(None, ours, its, autojunk=False).get_opcodes():
+        for k in range(max(i2 - i1, j2 - j1)):
+            yield (i1 + k if i1 + k < i2 else None), (j1 + k if j1 + k < j2 else None)
+
+
+def _numbered(lines: Sequence[str], first: int, cells: int) -> list[str]:
+    digits = len(str(first + len(lines)))
+    return [f"{number:{digits}} {_cut(plain(line), cells - digits - 1)}" for number, line in enumerate(lines, first)]
+
+
+def _shortened(rows: list[str]) -> list[str]:
+    hidden = len(rows) - HEAD_ROWS - TAIL_ROWS
+    if hidden <= 1:
+        return rows
+    return [*rows[:HEAD_ROWS], f"    … {hidden} more lines", *rows[-TAIL_ROWS:]]
+
+
+def _cut(text: str, cells: int) -> str:
+    if _cells(text) <= cells:
+        return text
+    taken, used = 0, 1  # one for the mark
+    while used + _cells(text[taken]) <= cells:
+        used += _cells(text[taken])
+        taken += 1
+    return f"{text[:taken]}…"
+
+
+def _padded(text: str, cells: int) -> str:
+    return text + " " * (cells - _cells(text))
+
+
+def _cells(text: str) -> int:
+    """Return how many cells of a terminal a text fills: East Asian characters two, combining ones none (UAX 11)."""
+    if text.isascii():
+        return len(text)
+    return sum(
+        0 if unicodedata.combining(one) else 2 if unicodedata.east_asian_width(one) in "WF" else 1 for one in text
+    )
+
+
+def _is_shown(character: str) -> bool:
+    return unicodedata.category(character) not in {"Cc", "Cf", "Cs", "Zl", "Zp"}
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'s' * (number != 1)}"
