@@ -149,7 +149,7 @@ class Watch:
         """Compare the numbers of the sources with what the opt-outs say. Raises `IndexFormatError`."""
         if found := load(self._folder):
             self._mask(found)
-            if resolve(found.optouts, sources) != (found.optouts, found.sources[self._identity]):
+            if resolve(found.optouts, sources)[1] != found.sources[self._identity]:
                 raise damaged(self._folder, "its sources are not those that its opt-outs cover")
 
     def _read(self) -> npt.NDArray[np.bool_] | None:
