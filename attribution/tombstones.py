@@ -17,6 +17,7 @@ import hashlib
 import json
 import os
 from dataclasses import dataclass
+from operator import index
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -82,7 +83,9 @@ def load(folder: Path) -> Tombstones | None:
         raise damaged(folder, "its checksum is wrong")
     try:
         optouts = OptOuts(frozenset(fields["owners"]), frozenset(fields["repos"]))
-        return Tombstones(optouts, {identity: tuple(numbers) for identity, numbers in fields["sources"].items()})
+        return Tombstones(
+            optouts, {identity: tuple(map(index, numbers)) for identity, numbers in fields["sources"].items()}
+        )
     except (KeyError, TypeError, AttributeError) as error:
         raise damaged(folder, "it is not complete") from error
 
