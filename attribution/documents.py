@@ -9,6 +9,7 @@ from __future__ import annotations
 import codecs
 import os
 import re
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,13 +21,13 @@ from attribution.origins import Origin, Tree, is_metadata, origins
 from attribution.readers import is_rows
 
 if TYPE_CHECKING:
-    from collections import Counter
     from collections.abc import Callable, Iterable, Iterator
 
     from attribution.format import SourceRecord
 
 MAX_DOCUMENT_BYTES = 4 << 20
 _TOO_LARGE = f"larger than {MAX_DOCUMENT_BYTES >> 20} MiB"
+_INNER_ARCHIVE = "archive inside a folder (give it as a source of its own)"
 
 _CODING = re.compile(rb"^[ \t\f]*(?:#|//|;|%|--|/?\*).*?coding[:=][ \t]*([-\w.]+)")
 
@@ -56,33 +57,43 @@ def read(
 
     `license_id`: an SPDX expression that overrules what the sources say. `docs`: documentation too, not only code.
     `unlicensed`: rows of data sets that name no licence too. A folder without source code gives its files of rows.
-    Raises `SourceError` for a source that is missing or of an unknown kind, and for one that is damaged, unless other
-    sources are given: then the rest of it is left out and counted.
+    Raises `SourceError` for a source that is missing or of an unknown kind, and for one that is damaged, unless it is
+    one of several `parts`: then the rest of it is left out and counted.
     """
-    paths = list(sources)
-    for path in paths:
-        _check_kind(path)
+    paths = parts(sources, skipped, docs=docs)
     for path in paths:
         try:
-            yield from _source(path, skipped, license_id=license_id, docs=docs, unlicensed=unlicensed)
+            yield from read_part(path, skipped, license_id=license_id, docs=docs, unlicensed=unlicensed)
         except DamagedSourceError:
             if len(paths) == 1:
                 raise
             skipped["damaged source"] += 1
 
 
-def _source(
+def parts(sources: Iterable[Path], skipped: Counter[str], *, docs: bool = False) -> list[Path]:
+    """Return what can be read apart, in order: every source, or the files of rows that a folder consists of.
+
+    Raises `SourceError` for a source that is missing or of an unknown kind.
+    """
+    paths = list(sources)
+    for path in paths:
+        _check_kind(path)
+    return [
+        part for path in paths for part in (_row_files(path, skipped, docs=docs) if path.is_dir() else ()) or (path,)
+    ]
+
+
+def read_part(
     path: Path, skipped: Counter[str], *, license_id: str | None, docs: bool, unlicensed: bool
 ) -> Iterator[Document]:
-    files: tuple[Path, ...] = (path,)
-    if path.is_dir() or not is_rows(path.name):
-        tree = _folder(path.resolve(), skipped, docs=docs) if path.is_dir() else _archive(path, skipped, docs=docs)
-        files = () if any(is_source(name, docs=docs) for name in tree.files) else tree.rows
-        skipped["file of rows among source code (give it as a source of its own)"] += len(tree.rows) - len(files)
-        for origin in origins(tree, license_id, skipped):
-            yield from _documents(tree, origin, skipped, docs=docs)
-    for file in files:
-        yield from _rows(file, skipped, license_id=license_id, unlicensed=unlicensed)
+    """Yield the documents of one of the `parts`. Raises `DamagedSourceError`, maybe after some of them."""
+    if is_rows(path.name) and not path.is_dir():
+        yield from _rows(path, skipped, license_id=license_id, unlicensed=unlicensed)
+        return
+    tree = _folder(path.resolve(), skipped, docs=docs) if path.is_dir() else _archive(path, skipped, docs=docs)
+    skipped["file of rows among source code (give it as a source of its own)"] += len(tree.rows)
+    for origin in origins(tree, license_id, skipped):
+        yield from _documents(tree, origin, skipped, docs=docs)
 
 
 def decode(data: bytes) -> str:
@@ -160,6 +171,22 @@ def _check_kind(path: Path) -> None:
         raise SourceError(f"{path} is of an unknown kind; give a folder or one of {kinds}.")
 
 
+def _row_files(folder: Path, skipped: Counter[str], *, docs: bool) -> list[Path]:
+    """Return the files of rows of a folder without source code, and count what else is in it; none of any other."""
+    passed: Counter[str] = Counter()
+    found = []
+    for relative, entry in _walk(folder.resolve(), "", passed):
+        if is_rows(entry.name):
+            found.append(Path(entry.path))
+        elif archives.is_archive(entry.name):
+            passed[_INNER_ARCHIVE] += 1
+        elif is_source(relative, docs=docs):
+            return []
+    if found:
+        skipped.update(passed)
+    return found
+
+
 def _folder(root: Path, skipped: Counter[str], *, docs: bool) -> Tree:
     files: dict[str, Callable[[], bytes]] = {}
     git = set()
@@ -170,7 +197,7 @@ def _folder(root: Path, skipped: Counter[str], *, docs: bool) -> Tree:
         elif is_rows(entry.name):
             row_files.append(Path(entry.path))
         elif archives.is_archive(entry.name):
-            skipped["archive inside a folder (give it as a source of its own)"] += 1
+            skipped[_INNER_ARCHIVE] += 1
         elif is_source(relative, docs=docs) or is_metadata(relative):
             files[relative] = _reader(entry.path)
     return Tree(root.name, files, root, frozenset(git), tuple(row_files))

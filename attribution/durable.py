@@ -79,10 +79,8 @@ def workspace(target: Path) -> Iterator[Path]:
     The folders that killed processes left of the kind are removed first. Raises `OSError`.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    prefix = f".{target.name}.work-"
-    for stale in [path for path in target.parent.iterdir() if path.name.startswith(prefix)]:
-        _remove_unless_used(stale)
-    folder = Path(tempfile.mkdtemp(prefix=prefix, dir=target.parent))
+    remove_stale_workspaces(target)
+    folder = Path(tempfile.mkdtemp(prefix=_prefix(target), dir=target.parent))
     try:
         with locked(folder):
             yield folder
@@ -90,8 +88,19 @@ def workspace(target: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def remove_stale_workspaces(target: Path) -> None:
+    """Remove the workspaces beside a folder whose process does not live any more. Raises `OSError`."""
+    for path in list(target.parent.iterdir()):
+        if path.name.startswith(_prefix(target)):
+            _remove_unless_used(path)
+
+
+def _prefix(target: Path) -> str:
+    return f".{target.name}.work-"
+
+
 def _remove_unless_used(folder: Path) -> None:
-    """Remove a workspace whose process does not live any more; where locks are unknown, none is."""
+    """Remove a workspace that nobody has locked; where there are no locks, none is."""
     if sys.platform == "win32":
         return
     with contextlib.suppress(OSError):

@@ -27,7 +27,7 @@ import numpy.typing as npt
 
 from attribution import optout, tombstones
 from attribution.build import publish
-from attribution.durable import locked, workspace
+from attribution.durable import locked, remove_stale_workspaces, workspace
 from attribution.errors import QueryError, SourceError
 from attribution.format import HEADER, Reader, read_header
 from attribution.optout import OptOuts
@@ -157,6 +157,7 @@ def _tidy(folder: Path) -> None:
                 effective, numbers = tombstones.resolve(before.optouts, reader.sources)
                 tombstones.save(folder, Tombstones(effective, {reader.identity: numbers}))
             remove_strays(folder)
+        remove_stale_workspaces(folder)
     except OSError as error:
         raise write_error(folder, error) from error
 

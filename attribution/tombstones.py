@@ -17,6 +17,7 @@ import hashlib
 import json
 import os
 from dataclasses import dataclass
+from operator import index
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -82,7 +83,9 @@ def load(folder: Path) -> Tombstones | None:
         raise damaged(folder, "its checksum is wrong")
     try:
         optouts = OptOuts(frozenset(fields["owners"]), frozenset(fields["repos"]))
-        return Tombstones(optouts, {identity: tuple(numbers) for identity, numbers in fields["sources"].items()})
+        return Tombstones(
+            optouts, {identity: tuple(map(index, numbers)) for identity, numbers in fields["sources"].items()}
+        )
     except (KeyError, TypeError, AttributeError) as error:
         raise damaged(folder, "it is not complete") from error
 
@@ -149,7 +152,7 @@ class Watch:
         """Compare the numbers of the sources with what the opt-outs say. Raises `IndexFormatError`."""
         if found := load(self._folder):
             self._mask(found)
-            if resolve(found.optouts, sources) != (found.optouts, found.sources[self._identity]):
+            if resolve(found.optouts, sources)[1] != found.sources[self._identity]:
                 raise damaged(self._folder, "its sources are not those that its opt-outs cover")
 
     def _read(self) -> npt.NDArray[np.bool_] | None:
