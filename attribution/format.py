@@ -17,8 +17,8 @@
     tombstones.json       which sources are forgotten, if any: see `tombstones`
 
 All numbers are little-endian; a file that would be empty is not there. Documents are sorted by source, path and
-content, so that the same corpus gives the same bytes. <sha> is the start of the file's SHA-256: a file never changes under its name, and an index is replaced by adding
-files and then swapping index.json, in one atomic step.
+content, so that the same corpus gives the same bytes. <sha> is the start of the file's SHA-256: a file never changes
+under its name, and an index is replaced by adding files and then swapping index.json, in one atomic step.
 
 What is kept of the text (`Facts.text`):
     raw          the normalised text, as it is compared, and the originals: about one byte per byte of source
