@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from attribution.index import Source
+    from attribution.policy import Policy
 
 LOGGER = logging.getLogger(__name__)
 
@@ -127,6 +128,15 @@ class Corpora:
 
 
 _NO_INDEX = "no index is installed: build one with 'starcite index build'"
+
+
+def judged(
+    policy: Policy, matches: tuple[Match, ...], checked: Checked, path: Path | None
+) -> tuple[tuple[Match, ...], Checked]:
+    """Return matches with what a policy decides, and what was searched: with a policy that cannot be read, nothing."""
+    if policy.problem:
+        checked = replace(checked, state="not_checked", reason=policy.problem)
+    return policy.applied(matches, path), checked
 
 
 def clamped(match: Match, left: str, text: str) -> Match:
