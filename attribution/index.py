@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 from urllib.parse import quote
 
 import numpy as np
@@ -26,6 +26,7 @@ COMMON_DOCUMENTS = 50
 COMMON_SOURCES = 20
 
 I64 = npt.NDArray[np.int64]
+Terms = tuple[tuple[str, ...], bool]  # the SPDX ids of a source, and whether they conflict
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,8 @@ class Match:
     """A maximal span of the caller's text that stands in the index.
 
     `start` and `end` are 0-based code points, half-open; lines are 1-based and inclusive; `run` counts normalised
-    characters. `source_count` counts the documents that hold the span, of which `sources` lists ten at most.
+    characters. `source_count` counts the documents that hold the span, of which `sources` lists ten at most; `terms`
+    are the licences of all of them, but for a common span.
     """
 
     start: int
@@ -72,7 +74,8 @@ class Match:
     source_count: int
     sources: tuple[Source, ...]
     kind: str = "verbatim"
-    decision: str = "annotate"
+    decision: Literal["allow", "annotate", "block"] = "annotate"
+    terms: tuple[Terms, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return the `Match` of the public contract."""
@@ -117,9 +120,13 @@ class Index:
 
     @property
     def reader(self) -> Reader:
-        """The mapped files: those of the index that is in the folder now, and what it is to forget now.
+        """The mapped files, followed as by `refresh`. Raises `QueryError` once the index is closed."""
+        return self.refresh()
 
-        Raises `QueryError` once the index is closed, and as `open` does if it was replaced or its tombstones changed.
+    def refresh(self) -> Reader:
+        """Look at what is in the folder now: another index that was published there, and what it is to forget.
+
+        It takes four microseconds. Every search begins with it. Raises as `open` does if what is there now is damaged.
         """
         reader = self._reader
         if reader is None:
@@ -259,6 +266,7 @@ def _match(found: list[_Found], normalised: normalise.Normalised, lines: I64) ->
         classification="common" if common else "rare",
         source_count=documents,
         sources=_listed(found),
+        terms=() if common else _terms(found),
     )
 
 
@@ -274,6 +282,13 @@ def _counts(found: list[_Found]) -> tuple[int, int]:
             sources.add((record.name, record.revision))
             documents.add((record.name, record.revision, span.reader.path_of(document)))
     return len(documents), len(sources)
+
+
+def _terms(found: list[_Found]) -> tuple[Terms, ...]:
+    """Return the licences of every source that holds a span, listed or not, and whether they conflict; each once."""
+    numbers = ((span.reader, number) for span in found for number in span.reader.source_of(span.documents).tolist())
+    records = (reader.sources[number] for reader, number in numbers)
+    return tuple(sorted({(record.licenses, record.license_conflict) for record in records}))
 
 
 def _listed(found: list[_Found]) -> tuple[Source, ...]:

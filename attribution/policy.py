@@ -37,7 +37,7 @@ from attribution.errors import PolicyError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from attribution.index import Match
+    from attribution.index import Match, Terms
 
 Decision = Literal["allow", "annotate", "block"]
 
@@ -79,6 +79,9 @@ class Rules:
     def to_json(self) -> dict[str, Any]:
         """Return the tables as the file has them."""
         return {"classes": dict(self.classes), "licenses": dict(self.licenses)}
+
+
+_Chain = tuple[tuple[Rules, ...], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,29 +130,28 @@ class Policy:
             "problem": self.problem or None,
         }
 
-    def _decided(self, match: Match, chain: tuple[tuple[Rules, ...], ...]) -> Match:
+    def _decided(self, match: Match, chain: _Chain) -> Match:
         if self.problem:
             return replace(match, decision="block")
         own = any(self._is_own(source.name) for source in match.sources)
         classification = "own" if own else match.classification
         if classification in {"own", "common"}:
             return replace(match, classification=classification, decision=self._of_class(classification, chain))
-        decisions = [decision for source in match.sources for decision in self._of_source(source.licenses, chain)] + [
-            self._of_class("unknown", chain) for source in match.sources if source.license_conflict
-        ]
-        return replace(match, decision=strictest(decisions or [self._of_class("unknown", chain)]))
+        terms = match.terms or [(source.licenses, source.license_conflict) for source in match.sources]
+        decisions = [decision for held in terms or [((), False)] for decision in self._of_terms(held, chain)]
+        return replace(match, decision=strictest(decisions))
 
-    def _of_source(self, license_ids: tuple[str, ...], chain: tuple[tuple[Rules, ...], ...]) -> list[Decision]:
-        if not license_ids:
-            return [self._of_class("unknown", chain)]
-        found = []
+    def _of_terms(self, terms: Terms, chain: _Chain) -> list[Decision]:
+        """Return the decisions about a source's licences; without any, or where they conflict, of the unknown too."""
+        license_ids, conflict = terms
+        found = [self._of_class("unknown", chain)] if conflict or not license_ids else []
         for license_id in license_ids:
             levels = ([rules.of_license(license_id) for rules in level] for level in chain)
             decided = (strictest([one for one in level if one]) for level in levels if any(level))
             found.append(next(decided, self.base))
         return found
 
-    def _of_class(self, name: str, chain: tuple[tuple[Rules, ...], ...]) -> Decision:
+    def _of_class(self, name: str, chain: _Chain) -> Decision:
         for level in chain:
             if made := [rules.classes[name] for rules in level if name in rules.classes]:
                 return strictest(made)
@@ -158,7 +160,7 @@ class Policy:
     def _default(self, name: str) -> Decision:
         return self.base if name in LICENSE_CLASSES else "allow"
 
-    def _chain(self, path: Path | None) -> tuple[tuple[Rules, ...], ...]:
+    def _chain(self, path: Path | None) -> _Chain:
         """Return the rules that speak about a file, those that overrule first; within a level the strictest counts."""
         relative = _relative(path, self.file)
         fitting = tuple(entry.rules for entry in self.paths if relative and entry.fit(relative))

@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from attribution.durable import half_written, replace_synced, sync_folder
 from attribution.errors import IndexFormatError, IndexVersionError
-from attribution.optout import OptOuts, names_of
+from attribution.optout import OptOuts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -53,12 +53,13 @@ class Tombstones:
 
 def resolve(optouts: OptOuts, sources: Sequence[SourceRecord]) -> tuple[OptOuts, tuple[int, ...]]:
     """Return the opt-outs that cover any of the sources, and the numbers of these sources."""
-    effective, numbers = OptOuts(), []
+    owners, repos, numbers = set[str](), set[str](), []
     for number, source in enumerate(sources):
-        if met := optouts & names_of(source.name, source.url):
-            effective |= met
+        if met := optouts.met(source.name, source.url):
+            owners |= met.owners
+            repos |= met.repos
             numbers.append(number)
-    return effective, tuple(numbers)
+    return OptOuts(frozenset(owners), frozenset(repos)), tuple(numbers)
 
 
 def load(folder: Path) -> Tombstones | None:

@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from attribution.errors import AttributionError
+from attribution.errors import AttributionError, IndexFormatError
 from attribution.index import Index, Match, search
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from attribution.index import Source
+    from attribution.policy import Policy
 
 LOGGER = logging.getLogger(__name__)
 
@@ -50,7 +51,7 @@ class Checked:
 
 
 class Corpora:
-    """The indexes that are searched: opened when first needed, and again when one was replaced on the disk.
+    """The indexes that are searched: opened when first needed; each follows what is published in its folder.
 
     `find` gives their folders, and is asked at every check, which costs a few microseconds: an index that was built
     while the editor runs is searched from then on.
@@ -59,7 +60,7 @@ class Corpora:
     def __init__(self, find: Callable[[], tuple[Path, ...]]) -> None:
         """Search the indexes in the folders that `find` returns."""
         self._find = find
-        self._open: dict[Path, tuple[tuple[int, int], Index]] = {}
+        self._open: dict[Path, Index] = {}
 
     def check(
         self, text: str, *, min_run: int, model_corpus: str = "unknown", left: str = ""
@@ -73,7 +74,11 @@ class Corpora:
         if not indexes:
             return (), Checked("not_checked", "; ".join(problems) or _NO_INDEX, (), "none", _ms_since(started))
         left = left[-LEFT_CONTEXT_CHARS:]
-        found = search(indexes, left + text, min_run=min_run, start=len(left))
+        try:
+            found = search(indexes, left + text, min_run=min_run, start=len(left))
+        except IndexFormatError as error:
+            LOGGER.warning("%s", error)
+            return (), Checked("not_checked", str(error), (), "none", _ms_since(started))
         matches = tuple(clamped(match, left, text) for match in found)
         summaries = tuple(index.summary for index in indexes)
         covers = _coverage(summaries, model_corpus)
@@ -81,7 +86,7 @@ class Corpora:
 
     def excerpt(self, source: Source) -> str | None:
         """Return the lines of a source that a match named, None where no open index keeps its text."""
-        excerpts = (getattr(index, "excerpt", None) for _, index in self._open.values())
+        excerpts = (getattr(index, "excerpt", None) for index in self._open.values())
         texts = (excerpt(source) for excerpt in excerpts if excerpt)
         return next((text for text in texts if text is not None), None)
 
@@ -95,7 +100,7 @@ class Corpora:
 
     def close(self) -> None:
         """Close every index."""
-        for _, index in self._open.values():
+        for index in self._open.values():
             index.close()
         self._open.clear()
 
@@ -103,7 +108,7 @@ class Corpora:
         indexes, problems = [], []
         paths = self._find()
         for gone in set(self._open) - set(paths):
-            self._open.pop(gone)[1].close()
+            self._open.pop(gone).close()
         for path in paths:
             try:
                 indexes.append(self._current(path))
@@ -113,20 +118,24 @@ class Corpora:
         return tuple(indexes), tuple(problems)
 
     def _current(self, path: Path) -> Index:
-        """Return the index at the path as it is on the disk now: a published index is replaced, never written to."""
-        status = (path / "index.json").stat() if path.is_dir() else None
-        version = (status.st_ino, status.st_mtime_ns) if status else (0, 0)
-        known = self._open.get(path)
-        if known and known[0] == version:
-            return known[1]
-        index = Index.open(path)
-        if known:
-            known[1].close()
-        self._open[path] = (version, index)
+        """Return the index at the path, which follows what is published there. Raises what is wrong with it now."""
+        if path not in self._open or not path.is_dir():
+            self._open[path] = Index.open(path)
+        index = self._open[path]
+        index.refresh()
         return index
 
 
 _NO_INDEX = "no index is installed: build one with 'starcite index build'"
+
+
+def judged(
+    policy: Policy, matches: tuple[Match, ...], checked: Checked, path: Path | None
+) -> tuple[tuple[Match, ...], Checked]:
+    """Return matches with what a policy decides, and what was searched: with a policy that cannot be read, nothing."""
+    if policy.problem:
+        checked = replace(checked, state="not_checked", reason=policy.problem)
+    return policy.applied(matches, path), checked
 
 
 def clamped(match: Match, left: str, text: str) -> Match:

@@ -7,13 +7,16 @@ that was not checked; what could not be checked says so.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import re
 import time
 from collections import OrderedDict
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from attribution.policy import Decision, Policy, strictest
 from lsp_server import context, languages, postprocess, prompt
+from lsp_server.attribute import judged
 from models.errors import DaemonUnavailableError
 from models.protocol import Done, GenerateRequest, TokenCounts
 
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
 Origin = Literal["model", "cache", "typed"]
 FinishReason = Literal["stop", "length", "time", "cancelled", "empty"]
 
+DEFAULT_POLICY = Policy()
 CACHE_ENTRIES = 128
 # How far typing may go along an earlier suggestion and still be answered from it, in characters.
 LOOK_BACK_CHARS = 64
@@ -46,6 +50,7 @@ class Ask:
 
     `others` are the other open documents, most recently used first; `editor` tells apart the editors that share the
     daemon, where the newest wish of each supersedes its older ones; `model` and `model_corpus` name what generates.
+    `policy` says what is done about a match.
     """
 
     snapshot: Snapshot
@@ -57,11 +62,16 @@ class Ask:
     automatic: bool = False
     others: tuple[Snapshot, ...] = ()
     root: Path | None = None
+    policy: Policy = DEFAULT_POLICY
 
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """What to insert, where, and everything that is known of it; an empty text means that nothing is to be shown."""
+    """What to insert, where, and everything that is known of it; an empty text means that nothing is to be shown.
+
+    What the policy blocks has an empty text too: `decision` says so, and `references` tell why, their offsets those of
+    the text that was withheld. `sha256` is that of what the model suggested, empty where nothing matched.
+    """
 
     text: str
     replace: tuple[int, int]
@@ -73,6 +83,12 @@ class Completion:
     origin: Origin
     tokens: TokenCounts
     timings_ms: dict[str, float]
+    sha256: str = ""
+
+    @property
+    def decision(self) -> Decision:
+        """Return the strictest decision about its references; what has none is allowed."""
+        return strictest(("allow", *(match.decision for match in self.references)))
 
     def to_json(self) -> dict[str, Any]:
         """Return the answer of `starcite complete --json`, as the contract has it."""
@@ -87,6 +103,7 @@ class Completion:
             "references": [match.to_json() for match in self.references],
             "checked": self.checked.to_json(),
             "origin": self.origin,
+            "decision": self.decision,
             "tokens": {
                 "prompt": counts.prompt,
                 "prompt_reused": counts.prompt_reused,
@@ -149,15 +166,11 @@ class Pipeline:
         if generated is None:
             origin, generated = "model", await self._generate(ask, fim, scope, clock)
         text = generated.text.replace("\n", "\r\n") if "\r\n" in ask.snapshot.text else generated.text
-        references, checked = self._corpora.check(
-            text,
-            min_run=ask.settings.attribution.min_run,
-            model_corpus=ask.model_corpus,
-            left=ask.snapshot.text[: ask.offset],
-        )
+        references, checked = self._checked(ask, text)
+        blocked = any(match.decision == "block" for match in references)
         clock.lap("check")
         return Completion(
-            text=text,
+            text="" if blocked else text,
             replace=(ask.offset, ask.offset),
             kind=scope.kind,
             finish_reason=generated.finish_reason,
@@ -167,7 +180,18 @@ class Pipeline:
             origin=origin,
             tokens=generated.tokens,
             timings_ms=clock.total(generated.timings_ms),
+            sha256=hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest() if references else "",
         )
+
+    def _checked(self, ask: Ask, text: str) -> tuple[tuple[Match, ...], Checked]:
+        """Return the matches with what the policy decides; with one that cannot be read nothing counts as checked."""
+        found, checked = self._corpora.check(
+            text,
+            min_run=ask.policy.min_run or ask.settings.attribution.min_run,
+            model_corpus=ask.model_corpus,
+            left=ask.snapshot.text[: ask.offset],
+        )
+        return judged(ask.policy, found, checked, prompt.uri_path(ask.snapshot.uri))
 
     def _gathered(self, ask: Ask) -> tuple[Snippet, ...]:
         """Return the snippets, chosen anew only when the cursor's neighbourhood or another file changed."""

@@ -8,10 +8,12 @@ import platform
 import shutil
 import sys
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attribution.errors import AttributionError
+from attribution.errors import AttributionError, PolicyError
 from attribution.index import Index
+from attribution.policy import Policies
 from lsp_server.session import installed_indexes
 from models import paths
 from models.cards import load_card
@@ -39,7 +41,7 @@ class Finding:
 
 def examine() -> tuple[Finding, ...]:
     """Return what was found; nothing is changed, nothing is downloaded, and the daemon is not started."""
-    looks: tuple[Callable[[], Finding], ...] = (_python, _folders, _weights, _inference, _daemon, _indexes)
+    looks: tuple[Callable[[], Finding], ...] = (_python, _folders, _weights, _inference, _daemon, _indexes, _policy)
     return tuple(look() for look in looks)
 
 
@@ -112,6 +114,15 @@ def _indexes() -> Finding:
         except AttributionError as error:
             return Finding("indexes", good=False, fact=str(error), action=_BUILD)
     return Finding("indexes", good=True, fact="; ".join(facts))
+
+
+def _policy() -> Finding:
+    try:
+        policy = Policies().of(Path.cwd())
+    except PolicyError as error:
+        return Finding("policy", good=False, fact=str(error), action="mend it; until then every match is blocked")
+    decisions = ", ".join(f"{name} {decision}" for name, decision in policy.to_json()["classes"].items())
+    return Finding("policy", good=True, fact=f"{policy.file or 'no starcite.toml here'}: {decisions}")
 
 
 _BUILD = "starcite index build SRC… --name NAME"

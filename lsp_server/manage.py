@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 def add_index(commands: terminal.Commands) -> None:
     """Add `starcite index`."""
     group = terminal.group(
-        commands, "index", "build and look at membership indexes", "starcite index info ./demo --json"
+        commands,
+        "index",
+        "build, unite and look at membership indexes, and let them forget",
+        "starcite index info ./demo --json",
     )
     build = terminal.command(
         group,
@@ -46,6 +49,35 @@ def add_index(commands: terminal.Commands) -> None:
         group, "verify", _index_verify, "read an index whole and compare its checksums", "starcite index verify ./demo"
     )
     for parser in (info, verify):
+        parser.add_argument("indexes", metavar="DIR", nargs="+", type=Path, help="the folder of an index")
+        terminal.with_json(parser)
+    _add_operations(group)
+
+
+def _add_operations(group: terminal.Commands) -> None:
+    merge = terminal.command(
+        group, "merge", _index_merge, "unite indexes in a new one", "starcite index merge ./a ./b --out ./both"
+    )
+    merge.add_argument("--out", metavar="DIR", type=Path, required=True, help="where to put the new index")
+    merge.add_argument("--name", metavar="N", help="its name (default: that of DIR)")
+    forget = terminal.command(
+        group,
+        "forget",
+        _index_forget,
+        "find sources that opted out no more, from now on",
+        "starcite index forget ./demo --optouts optouts.jsonl",
+    )
+    forget.add_argument(
+        "--optouts",
+        metavar="F",
+        type=Path,
+        required=True,
+        help='lines of {"optout_owners": [...], "optout_repos": [...]}',
+    )
+    compact = terminal.command(
+        group, "compact", _index_compact, "remove from the files what is forgotten", "starcite index compact ./demo"
+    )
+    for parser in (merge, forget, compact):
         parser.add_argument("indexes", metavar="DIR", nargs="+", type=Path, help="the folder of an index")
         terminal.with_json(parser)
 
@@ -84,16 +116,19 @@ def _index_build(options: argparse.Namespace) -> int:
 
 def _index_info(options: argparse.Namespace) -> int:
     from attribution.index import Index
+    from attribution.operations import forgotten
 
     facts = []
     for path in options.indexes:
         with Index.open(path) as index:
-            facts.append({"index": str(path)} | asdict(index.reader.facts))
+            gone = forgotten(index.reader)
+            fact = {"index": str(path)} | asdict(index.reader.facts)
+            facts.append(fact | {"forgotten_sources": gone.sources, "forgotten_documents": gone.documents})
     if options.json:
         print(json.dumps({"version": 1, "indexes": facts}))
         return 0
     for fact in facts:
-        print("\n".join(f"{name:>16}  {value}" for name, value in fact.items()))
+        print("\n".join(f"{name:>20}  {value}" for name, value in fact.items()))
     return 0
 
 
@@ -107,6 +142,50 @@ def _index_verify(options: argparse.Namespace) -> int:
             print(f"{path}: every checksum is right")
     if options.json:
         print(json.dumps({"version": 1, "verified": [str(path) for path in options.indexes]}))
+    return 0
+
+
+def _index_merge(options: argparse.Namespace) -> int:
+    from attribution.operations import merge
+
+    report = merge(options.indexes, options.out, name=options.name)
+    if options.json:
+        answer = {"version": 1, "index": str(report.out), "documents": report.documents, "bytes": report.bytes}
+        print(json.dumps(answer | {"skipped": report.skipped}))
+        return 0
+    print(f"{report.out}: {report.documents:,} documents, {report.bytes / 1e6:.1f} MB of source")
+    for reason, number in report.skipped.items():
+        print(f"  passed over {number:,}: {reason}")
+    return 0
+
+
+def _index_forget(options: argparse.Namespace) -> int:
+    from attribution.operations import forget
+
+    answers = []
+    for path in options.indexes:
+        gone = forget(path, options.optouts)
+        answers.append({"index": str(path), "forgotten_sources": gone.sources, "forgotten_documents": gone.documents})
+        if not options.json:
+            print(f"{path}: {gone.sources:,} sources with {gone.documents:,} documents are not found any more")
+    if options.json:
+        print(json.dumps({"version": 1, "indexes": answers}))
+    return 0
+
+
+def _index_compact(options: argparse.Namespace) -> int:
+    from attribution.operations import compact
+
+    answers = []
+    for path in options.indexes:
+        report = compact(path)
+        removed = report.removed
+        answer = {"index": str(path), "removed_sources": removed.sources, "removed_documents": removed.documents}
+        answers.append(answer | {"bytes_before": report.bytes_before, "bytes_after": report.bytes_after})
+        if not options.json:
+            print(f"{path}: {removed.documents:,} documents removed, {report.bytes_after / 1e6:.1f} MB left")
+    if options.json:
+        print(json.dumps({"version": 1, "indexes": answers}))
     return 0
 
 

@@ -105,14 +105,12 @@ def heading(match: Match) -> str:
     head = f"  lines {match.start_line}-{match.end_line}, {kind}{match.run} characters, {match.classification}{verdict}"
     if match.source_count > len(match.sources):
         head += f", {match.source_count} sources, of which"
-    lines = [
-        plain(
-            f"    {source.name} {source.revision}  {source.path}:{source.start_line}-{source.end_line}  "
-            f"{' or '.join(source.licenses) or 'no licence known'}{' (licences conflict)' * source.license_conflict}"
-        )
-        for source in match.sources
-    ]
-    return "\n".join([head, *lines])
+    return "\n".join([head, *(f"    {plain(_cited(source))}" for source in match.sources)])
+
+
+def named_licenses(source: Source) -> str:
+    """Return a source's licences for a person."""
+    return " or ".join(source.licenses) or "no licence known"
 
 
 def side_by_side(yours: Sequence[str], theirs: Sequence[str], first: tuple[int, int], width: int) -> list[str]:
@@ -144,6 +142,12 @@ def _lines(text: str, match: Match, width: int, excerpt: Callable[[Source], str 
     if source is None or theirs is None:
         return _shortened([f"    {line}".rstrip() for line in _numbered(yours, match.start_line, width - 4)])
     return side_by_side(yours, theirs.splitlines(), (match.start_line, source.start_line), width)
+
+
+def _cited(source: Source) -> str:
+    name = " ".join(filter(None, (source.name, source.revision)))
+    conflict = " (licences conflict)" * source.license_conflict
+    return f"{name}  {source.path}:{source.start_line}-{source.end_line}  {named_licenses(source)}{conflict}"
 
 
 def _aligned(yours: Sequence[str], theirs: Sequence[str]) -> Iterator[tuple[int | None, int | None]]:

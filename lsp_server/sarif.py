@@ -14,6 +14,7 @@ from urllib.parse import quote, urlsplit
 from attribution.policy import license_class
 from lsp_server import __version__
 from lsp_server.documents import Snapshot
+from lsp_server.report import named_licenses
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -134,12 +135,12 @@ def _message(match: Match) -> str:
 
 
 def _cited(source: Source) -> str:
-    name = f"{source.name} {source.revision} {source.path}:{source.start_line}-{source.end_line}"
+    place = f"{source.path}:{source.start_line}-{source.end_line}"
+    name = " ".join(filter(None, (source.name, source.revision, place)))
     linked = urlsplit(source.url).scheme in {"http", "https"}
     escaped = name.replace("\\", "\\\\").replace("[", "\\[").replace("]", "\\]")
     conflict = ", which conflict" * source.license_conflict
-    licences = " or ".join(source.licenses) or "no licence known"
-    return f"{f'[{escaped}]({_address(source.url)})' if linked else escaped} ({licences}{conflict})"
+    return f"{f'[{escaped}]({_address(source.url)})' if linked else escaped} ({named_licenses(source)}{conflict})"
 
 
 def _address(url: str) -> str:

@@ -25,6 +25,7 @@ from pygls.protocol import (
 
 from lsp_server import __version__, prompt
 from lsp_server.documents import Change, Position, Snapshot
+from lsp_server.report import named_licenses
 from lsp_server.session import Session, Status, selected
 from models.errors import ModelError
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from cattrs import Converter
 
     from attribution.index import Match
+    from attribution.policy import Policy
     from lsp_server.completion import Completion
 
 LOGGER = logging.getLogger(__name__)
@@ -182,15 +184,16 @@ async def inline_completion(ls: StarciteServer, params: types.InlineCompletionPa
     except Exception:
         LOGGER.exception("completion")
         return None
-    ls.show_status(_status(ls))
+    ls.show_status(_status(ls, policy=ls.session.policy_of(snapshot.uri), completion=completion))
     if completion is None or not completion.text:
         return None
-    return {"items": [_item(ls, completion, types.Range(params.position, params.position), popup)]}
+    identity = ls.session.remember_shown(completion, snapshot.uri)
+    return {"items": [_item(completion, identity, types.Range(params.position, params.position), popup)]}
 
 
 def _item(
-    ls: StarciteServer,
     completion: Completion,
+    identity: str,
     cursor: types.Range,
     popup: types.SelectedCompletionInfo | None,
 ) -> dict[str, Any]:
@@ -205,7 +208,7 @@ def _item(
         "command": {
             "title": "Starcite: accepted",
             "command": ACCEPTED_COMMAND,
-            "arguments": [{"id": ls.session.remember_shown(completion)}],
+            "arguments": [{"id": identity}],
         },
         "references": [_shifted(match.to_json(), len(typed)) for match in completion.references],
         "checked": completion.checked.to_json(),
@@ -297,7 +300,12 @@ def _warm(ls: StarciteServer) -> None:
     task.add_done_callback(ls.tasks.discard)
 
 
-def _status(ls: StarciteServer, error: ModelError | None = None) -> Status:
+def _status(
+    ls: StarciteServer,
+    error: ModelError | None = None,
+    policy: Policy | None = None,
+    completion: Completion | None = None,
+) -> Status:
     session = ls.session
     indexes = _index_names(ls)
     if error:
@@ -307,7 +315,17 @@ def _status(ls: StarciteServer, error: ModelError | None = None) -> Status:
     if not indexes:
         message = "Suggestions are not checked: no index is installed."
         return Status("degraded", session.model, "", message, "Run 'starcite index build'.")
+    if policy and policy.problem:
+        return Status("degraded", session.model, indexes, policy.problem, "Run 'starcite check --show-policy'.")
+    if completion and completion.decision == "block":
+        return Status("ready", session.model, indexes, _withheld(completion), "See 'starcite check --show-policy'.")
     return Status("ready", session.model, indexes, f"Every suggestion is checked against {indexes}.")
+
+
+def _withheld(completion: Completion) -> str:
+    match = next(match for match in completion.references if match.decision == "block")
+    names = ", ".join(f"{source.name} ({named_licenses(source)})" for source in match.sources)
+    return f"A suggestion was withheld: the policy blocks text of {names}."
 
 
 def _index_names(ls: StarciteServer) -> str:

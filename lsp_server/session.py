@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections import deque
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from attribution.errors import PolicyError
+from attribution.policy import Policies, Policy
 from lsp_server import prompt
-from lsp_server.attribute import Corpora, moved
+from lsp_server.attribute import Corpora, judged, moved
 from lsp_server.completion import Ask, Completion, Pipeline
+from lsp_server.decisions import DecisionLog
 from lsp_server.documents import Change, Encoding, Position, Snapshot
 from lsp_server.settings import Settings, parse
 from models import paths
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 State = Literal["starting", "downloading", "ready", "busy", "degraded", "off"]
 
-ACCEPTED_ENTRIES = 1000
+SHOWN_ENTRIES = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +67,11 @@ class Session:
         self._clients: dict[str, Client] = {}
         self._connecting = asyncio.Lock()
         self._pipeline = Pipeline(self.client, self.corpora)
-        self._shown: dict[str, Completion] = {}
+        self._policies = Policies()
+        self._shown: dict[str, tuple[Completion, str]] = {}
         self._ids = count(1)
-        self._accepted: deque[dict[str, Any]] = deque(maxlen=ACCEPTED_ENTRIES)
+        self._log = DecisionLog(paths.log_dir())
+        self._logged: object = None
 
     def configure(self, options: object) -> tuple[str, ...]:
         """Take an editor's options; return one sentence for each that could not be used."""
@@ -126,40 +129,59 @@ class Session:
             automatic=automatic,
             others=tuple(reversed(self._documents.values())),
             root=self.root_of(snapshot.uri),
+            policy=self.policy_of(snapshot.uri),
         )
-        return await self._pipeline.complete(ask)
+        completion = await self._pipeline.complete(ask)
+        if completion and completion.references:
+            self._note(completion, snapshot.uri)
+        return completion
+
+    def policy_of(self, uri: str) -> Policy:
+        """Return the policy for a document; where its file cannot be read or understood, one that blocks all matches.
+
+        A document that is no file has the policy of the first workspace folder.
+        """
+        base = self.settings.attribution.on_match
+        path = prompt.uri_path(uri) if uri.startswith("file:") else next(iter(self.roots), None)
+        try:
+            return self._policies.of(path, base)
+        except PolicyError as error:
+            return Policy.refusing(str(error))
 
     def check(self, snapshot: Snapshot, start: int, end: int) -> tuple[tuple[Match, ...], Checked]:
         """Return the matches in a part of a document, their offsets and lines the document's, and what was searched."""
-        matches, checked = self.corpora.check(snapshot.text[start:end], min_run=self.settings.attribution.min_run)
+        policy = self.policy_of(snapshot.uri)
+        min_run = policy.min_run or self.settings.attribution.min_run
+        matches, checked = self.corpora.check(snapshot.text[start:end], min_run=min_run)
         lines = snapshot.line_of(start)
-        return tuple(moved(match, start, lines) for match in matches), checked
+        placed = tuple(moved(match, start, lines) for match in matches)
+        return judged(policy, placed, checked, prompt.uri_path(snapshot.uri))
 
-    def remember_shown(self, completion: Completion) -> str:
+    def remember_shown(self, completion: Completion, uri: str) -> str:
         """Return an id by which the editor can say that it took this completion."""
         identity = str(next(self._ids))
-        self._shown[identity] = completion
-        while len(self._shown) > ACCEPTED_ENTRIES:
+        self._shown[identity] = completion, uri
+        while len(self._shown) > SHOWN_ENTRIES:
             self._shown.pop(next(iter(self._shown)))
         return identity
 
     def accept(self, identity: str) -> bool:
         """Note that a completion was taken; return whether it was known. Only those with references are kept."""
-        completion = self._shown.pop(identity, None)
+        completion, uri = self._shown.pop(identity, (None, ""))
         if completion and completion.references:
-            self._accepted.append(
-                {
-                    "time": datetime.now(UTC).isoformat(timespec="seconds"),
-                    "model": completion.model,
-                    "text": completion.text,
-                    "references": [match.to_json() for match in completion.references],
-                }
-            )
+            self._log.add("accepted", completion, _named(uri))
         return completion is not None
 
     def accepted(self, limit: int) -> list[dict[str, Any]]:
-        """Return the latest accepted completions that had references, the newest first."""
-        return list(self._accepted)[::-1][:limit]
+        """Return the latest accepted completions that had references, the newest first, also of earlier sessions."""
+        return self._log.latest("accepted", limit)
+
+    def _note(self, completion: Completion, uri: str) -> None:
+        """Log what was decided about a suggestion, once while its text is typed along or offered again."""
+        what = uri, [(match.run, match.decision, match.sources) for match in completion.references]
+        if what != self._logged:
+            self._logged = what
+            self._log.add("blocked" if completion.decision == "block" else "shown", completion, _named(uri))
 
     async def client(self, model: str) -> Client:
         """Return the connection to a model's daemon, which is started where it does not run.
@@ -178,6 +200,12 @@ class Session:
             await client.close()
         self._clients.clear()
         self.corpora.close()
+        self._log.close()
+
+
+def _named(uri: str) -> str:
+    """Return a document's path for the log, of one that is no file its URI."""
+    return str(prompt.uri_path(uri)) if uri.startswith("file:") else uri
 
 
 def installed_indexes() -> tuple[Path, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 T = TypeVar("T")
 
@@ -21,10 +21,14 @@ class CompletionSettings:
 
 @dataclass(frozen=True, slots=True)
 class AttributionSettings:
-    """`starcite.attribution.*`; no named index means every index in Starcite's own folder of indexes."""
+    """`starcite.attribution.*`; no named index means every index in Starcite's own folder of indexes.
+
+    `on_match` decides about licences of which the repository's `starcite.toml` says nothing.
+    """
 
     indexes: tuple[str, ...] = ()
     min_run: int = field(default=80, metadata={"range": (50, 1_000_000)})
+    on_match: Literal["annotate", "block"] = field(default="annotate", metadata={"choices": ("annotate", "block")})
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,29 +73,32 @@ def _filled(defaults: T, options: Mapping[str, Any], section: str) -> tuple[T, t
             values[item.name], inner = _filled(default, given, name)
             problems += inner
             continue
-        value = _value(default, given, item.metadata.get("range"))
+        value = _value(default, given, item.metadata)
         if value is None:
-            problems += (f"{name} cannot be {given!r}; {_wanted(default, item.metadata.get('range'))}.",)
+            problems += (f"{name} cannot be {given!r}; {_wanted(default, item.metadata)}.",)
         else:
             values[item.name] = value
     return replace(defaults, **values), problems  # type: ignore[type-var]
 
 
-def _value(default: object, given: object, bounds: tuple[int, int] | None) -> object | None:
-    """Return the given value in the default's type, None where it is not of that type or out of its range."""
+def _value(default: object, given: object, limits: Mapping[str, Any]) -> object | None:
+    """Return the given value in the default's type, None where it is not of that type or not one of those allowed."""
     if isinstance(default, tuple):
         right = isinstance(given, (list, tuple)) and all(isinstance(one, str) for one in given)
         return tuple(given) if right else None  # type: ignore[arg-type]
     if type(given) is not type(default):
         return None
-    if bounds and isinstance(given, int) and not bounds[0] <= given <= bounds[1]:
+    low, high = limits.get("range", (given, given))
+    if not low <= given <= high or given not in limits.get("choices", (given,)):
         return None
     return given
 
 
-def _wanted(default: object, bounds: tuple[int, int] | None) -> str:
-    if bounds:
-        return f"write a whole number from {bounds[0]} to {bounds[1]}"
+def _wanted(default: object, limits: Mapping[str, Any]) -> str:
+    if "range" in limits:
+        return "write a whole number from {} to {}".format(*limits["range"])
+    if "choices" in limits:
+        return f"write {' or '.join(limits['choices'])}"
     if isinstance(default, bool):
         return "write true or false"
     return "write a list of strings" if isinstance(default, tuple) else "write a string"

@@ -14,6 +14,11 @@ const CLASSES: Readonly<Record<Match["class"], string>> = {
   own: "from your own repositories",
 };
 
+/** Whether a match is marked: what the policy allows is not. */
+export function isMarked(match: Match): boolean {
+  return match.decision !== "allow";
+}
+
 /** One line for the end of a marked line: `cpython Lib/textwrap.py · PSF-2.0 +2`. */
 export function label(match: Match): string {
   const possibly = match.kind === "renamed" ? "possibly " : "";
@@ -23,7 +28,8 @@ export function label(match: Match): string {
   }
   const more = match.source_count > 1 ? ` +${match.source_count - 1}` : "";
   const warning = first.license_conflict ? " ⚠" : "";
-  return `${possibly}${first.name} ${first.path} · ${licences(first)}${warning}${more}`;
+  const blocked = match.decision === "block" ? " · blocked by the policy" : "";
+  return `${possibly}${first.name} ${first.path} · ${licences(first)}${warning}${more}${blocked}`;
 }
 
 /** The hover of a marked passage: how much matches, how rare it is, and each source with licence, lines and link. */
@@ -45,9 +51,12 @@ export function summary({ checked, matches }: CheckResult): string {
     return notChecked(checked.reason ?? "the server gave no reason. See the log (Starcite: Show log).");
   }
   if (matches.length > 0) {
-    const sources = [...new Set(matches.map(label))];
+    const marked = matches.filter(isMarked);
+    const told = marked.length > 0 ? marked : matches;
+    const sources = [...new Set(told.map(label))];
     const more = sources.length > 1 ? `, and ${sources.length - 1} more` : "";
-    return `${plural(matches.length, "passage")} found in the training data: ${sources[0] ?? ""}${more}.`;
+    const allowed = marked.length > 0 ? "" : " that the policy allows";
+    return `${plural(told.length, "passage")} found in the training data${allowed}: ${sources[0] ?? ""}${more}.`;
   }
   return `Checked against ${scope(checked)}: nothing found (this does not mean that it is original).${coverage(checked)}`;
 }

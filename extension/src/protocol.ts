@@ -19,6 +19,8 @@ export interface Match {
   readonly kind: "verbatim" | "renamed";
   readonly run: number;
   readonly class: "rare" | "common" | "own";
+  /** What the repository's policy says of it: shown without a mark, shown with one, not to be there. */
+  readonly decision: "allow" | "annotate" | "block";
   readonly source_count: number;
   readonly sources: readonly Source[];
 }

@@ -4,7 +4,7 @@
 
 import * as vscode from "vscode";
 import type { PlacedResult, Server } from "./client";
-import { hover, label, notChecked, summary } from "./describe";
+import { hover, isMarked, label, notChecked, summary } from "./describe";
 import type { Match } from "./protocol";
 
 /** A marked passage: UTF-16 offsets into its document, half-open. */
@@ -115,7 +115,7 @@ export async function checkSelection(editor: vscode.TextEditor, server: Server, 
     }
     const offsets = (place: vscode.Range) => ({ start: document.offsetAt(place.start), end: document.offsetAt(place.end) });
     const whole = { start: 0, end: document.getText().length };
-    const found = result.matches.map((match) => ({ ...offsets(match.range), match }));
+    const found = result.matches.filter(isMarked).map((match) => ({ ...offsets(match.range), match }));
     marks.replace(document, range === undefined ? whole : offsets(range), found);
     void tell(result, editor);
   } catch (error) {
@@ -126,7 +126,7 @@ export async function checkSelection(editor: vscode.TextEditor, server: Server, 
 // Each message has a button also because VS Code cuts one without to a single line, and the end of ours matters.
 
 async function tell(result: PlacedResult, editor: vscode.TextEditor): Promise<void> {
-  const [first] = result.matches;
+  const first = result.matches.find(isMarked) ?? result.matches[0];
   const action = first === undefined ? "Choose indexes" : "Show passage";
   if ((await vscode.window.showInformationMessage(summary(result), action)) !== action) {
     return;

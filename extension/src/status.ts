@@ -1,7 +1,7 @@
 // The status bar item: one look says whether completions come, the tooltip says why not and what to do.
 
 import * as vscode from "vscode";
-import { escape, label } from "./describe";
+import { escape, isMarked, label } from "./describe";
 import type { Match, ServerStatus, State, SuggestedItem } from "./protocol";
 import { completionsEnabled } from "./settings";
 
@@ -58,7 +58,7 @@ export class Status implements vscode.Disposable {
 
   /** Names the sources of the newest suggestions; no references take the earlier ones away. */
   setSuggestions(items: readonly SuggestedItem[]): void {
-    this.references = items.flatMap((item) => item.references ?? []);
+    this.references = items.flatMap((item) => item.references ?? []).filter(isMarked);
     this.draw();
   }
 

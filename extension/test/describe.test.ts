@@ -34,6 +34,18 @@ describe("summary", () => {
   });
 });
 
+describe("the policy", () => {
+  it("is named where it allows all that was found, and what it allows is not counted beside the rest", () => {
+    const allowed = { ...MATCH, ...place, decision: "allow" as const };
+    expect(summary({ checked: CHECKED, matches: [allowed] })).toMatch(/^1 passage found in the training data that the policy allows/);
+    expect(summary({ checked: CHECKED, matches: [allowed, { ...MATCH, ...place }] })).toMatch(/^1 passage found in the training data: /);
+  });
+
+  it("is named in the label of what it blocks", () => {
+    expect(label({ ...MATCH, decision: "block" })).toMatch(/blocked by the policy$/);
+  });
+});
+
 describe("label", () => {
   it("names the further sources by their number, and an unknown licence as unknown", () => {
     expect(label({ ...MATCH, source_count: 4 })).toBe("cpython Lib/textwrap.py · PSF-2.0 +3");

@@ -11,4 +11,4 @@ export const SOURCE: Source = {
   license_conflict: false,
 };
 
-export const MATCH: Match = { kind: "verbatim", run: 812, class: "rare", source_count: 1, sources: [SOURCE] };
+export const MATCH: Match = { kind: "verbatim", run: 812, class: "rare", decision: "annotate", source_count: 1, sources: [SOURCE] };

@@ -64,6 +64,13 @@ describe("checkSelection", () => {
     expect(window.showInformationMessage).toHaveBeenCalledWith(expect.stringMatching(/^1 passage found/), "Show passage");
   });
 
+  it("does not mark what the policy allows", async () => {
+    const { editor, drawn } = open(none);
+    const allowed = { ...MATCH, decision: "allow", range: line(1) };
+    await checkSelection(editor, serverThat(() => Promise.resolve({ checked, matches: [allowed, { ...MATCH, range: line(3) }] })), marks);
+    expect(drawn()).toEqual([1, 1]);
+  });
+
   it("replaces the marks in the checked lines and keeps those elsewhere", async () => {
     const { editor, document } = open(none);
     await checkSelection(editor, finds(1, 5), marks);

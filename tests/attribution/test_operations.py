@@ -311,7 +311,10 @@ def test_wrong_use(tmp_path: Path) -> None:
 CRASHES = """
 import os, shutil, signal, sys
 from pathlib import Path
-from attribution.operations import compact, forget, merge
+from attribution.build import merge_shards
+from attribution.format import Reader
+from attribution.operations import _entries, compact, forget, merge
+from attribution.shards import fingerprint_shard
 
 folder, optouts, operation = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
 CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.chmod", "fcntl.flock"}
@@ -334,6 +337,8 @@ while not survived:
             merge([case / "index", case / "other"], case / "merged", name="n")
         elif operation == "forget":
             forget(case / "index", optouts)
+        elif operation == "build":
+            merge_shards([fingerprint_shard(_entries(Reader(folder / "all"), None))], case / "index", overwrite=True)
         else:
             compact(case / "index")
         os._exit(0)
@@ -402,6 +407,24 @@ def test_a_killed_compaction_forgets_all_the_same(tmp_path: Path) -> None:
         assert contents(case / "index") == contents(tmp_path / "without")
         assert sorted(path.name for path in case.iterdir()) == ["index", "other"]
     assert len(crashed) >= 20
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+def test_a_killed_build_over_an_index_goes_on_forgetting(tmp_path: Path) -> None:
+    """Wherever a build is killed that replaces an index, the old or the new one answers, without the forgotten."""
+    start(tmp_path)
+    forget(tmp_path / "start" / "index", tmp_path / "optouts.jsonl")
+    carl = SourceRecord("carl/tool", "1", "", (), license_conflict=False)
+    documents = [Document(text(n), f"{n}.py", source) for n, source in enumerate([ANN, BOB, carl])]
+    build_documents(documents, tmp_path / "all")
+    seen = []
+    for case in crash_everywhere(tmp_path, "build"):
+        with Index.open(case / "index") as index:
+            index.verify()
+            seen.append(answers(index))
+    before, after = (set(), {"bob/tool"}, set()), (set(), {"bob/tool"}, {"carl/tool"})
+    assert seen == sorted(seen, key=[before, after].index)
+    assert (seen[0], seen[-1]) == (before, after)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
@@ -477,7 +500,6 @@ def test_opting_out_of_a_real_index_takes_less_than_a_second(tmp_path: Path) -> 
     assert contents(tmp_path / "both") == contents(tmp_path / "alone")
 
 
-@pytest.mark.slow
 def test_halves_of_the_standard_library_merge_to_the_whole(tmp_path: Path) -> None:
     """Real files in two indexes, some in both: the union has the bytes of one build."""
     documents = list(read([STDLIB], Counter()))

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from attribution.build import build
 from attribution.errors import PolicyError
-from attribution.index import Match, Source
+from attribution.index import Index, Match, Source
 from attribution.policy import (
     CLASSES,
     DECISIONS,
@@ -25,6 +26,7 @@ from attribution.policy import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 IDS = ("MIT", "LGPL-2.1-only", "GPL-3.0-or-later", "BUSL-1.1", "NOASSERTION")
@@ -108,6 +110,22 @@ def test_conflicts_take_the_strictest(tmp_path: Path) -> None:
     assert decided(policy, match(source("MIT"), source("GPL-3.0-only"))) == "block"
     assert decided(policy, match(source("MIT", conflict=True))) == "annotate"
     assert decided(policy, match(source("MIT"), source())) == "annotate"
+
+
+def test_sources_that_are_not_listed_count_too(write_tree: Callable[..., Path], tmp_path: Path) -> None:
+    """Of a passage in more places than are listed, the licence of each is looked at."""
+    text = "def passage(first, second):\n" + "".join(f"    value_{n} = first + second * {n}\n" for n in range(9))
+    for number in range(15):
+        folder = write_tree(f"corpus/s{number:02}", {".git/HEAD": "", f"a{number}.py": text + f"# {number}\n"})
+        words = "Permission is hereby granted, free of charge; the above copyright notice and this permission notice"
+        gpl = "GNU GENERAL PUBLIC LICENSE Version 3, 29 June 2007"
+        (folder / "LICENSE").write_text(gpl if number == 14 else words)
+    build([tmp_path / "corpus"], tmp_path / "index", name="x")
+    with Index.open(tmp_path / "index") as index:
+        (found,) = index.matches(text)
+    assert found.source_count == 15
+    assert {one.licenses for one in found.sources} == {("MIT",)}
+    assert decided(Policy(rules=Rules({"copyleft": "block"})), found) == "block"
 
 
 def test_ids_overrule_classes_and_paths_overrule_both(tmp_path: Path) -> None:

@@ -163,6 +163,28 @@ def test_index_build_info_verify(tmp_path: Path) -> None:
     assert "demo" in run("check", source / "a.py", "--index", out).stdout
 
 
+def test_index_merge_forget_compact(tmp_path: Path) -> None:
+    """Two indexes become one; who opts out is not found from then on, and gone from the files after compacting."""
+    for name in ("left-pad", "right-pad"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.py").write_text(f"# {name}\n{DEDENT}", "utf-8")
+        run("index", "build", tmp_path / name, "--out", tmp_path / f"{name}.idx")
+    both = tmp_path / "both.idx"
+    merged = run("index", "merge", tmp_path / "left-pad.idx", tmp_path / "right-pad.idx", "--out", both, "--json")
+    assert json.loads(merged.stdout)["documents"] == 2
+    (tmp_path / "o.jsonl").write_text('{"optout_repos": ["Left-Pad"]}\n', "utf-8")
+    answer = json.loads(run("index", "forget", both, "--optouts", tmp_path / "o.jsonl", "--json").stdout)
+    assert answer["indexes"] == [{"index": str(both), "forgotten_sources": 1, "forgotten_documents": 1}]
+    assert json.loads(run("index", "info", both, "--json").stdout)["indexes"][0]["forgotten_documents"] == 1
+    checked = json.loads(run("check", tmp_path / "left-pad" / "a.py", "--index", both, "--json").stdout)["results"][0]
+    assert [source["name"] for match in checked["matches"] for source in match["sources"]] == ["right-pad"]
+    assert "1 documents removed" in run("index", "compact", both).stdout
+    assert json.loads(run("index", "info", both, "--json").stdout)["indexes"][0]["forgotten_documents"] == 0
+    assert run("index", "verify", both).returncode == 0
+    (tmp_path / "o.jsonl").write_text("{}", "utf-8")
+    assert "line 1" in complaint(run("index", "forget", both, "--optouts", tmp_path / "o.jsonl"), 2)
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
