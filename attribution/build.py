@@ -1,22 +1,23 @@
 """Documents -> an index: normalise, fingerprint, sort, publish.
 
-The same documents give the same bytes, whatever the order in which they came and wherever the index is written.
-Everything is held in memory: about eight bytes per byte of source text at the peak, fit for corpora below a gigabyte.
+The same documents give the same bytes, whatever the order in which they came, how many processes work, how often the
+build was killed, and wherever the index is written.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attribution import documents, normalise
-from attribution.errors import SourceError
+from attribution import corpus, documents, normalise, runs
+from attribution.errors import IndexWriteError, SourceError
 from attribution.fingerprint import GUARANTEES, K
 from attribution.format import Contents, Facts
 from attribution.licenses import from_expression
-from attribution.shards import Entry, Merge, Shard, check_guarantee, fingerprint_shard, prepare, starts_of
+from attribution.shards import Merge, Shard, check_guarantee, chunks, starts_of
 from attribution.writer import check_output, write
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     import numpy.typing as npt
+
+    from attribution.optout import OptOuts
 
     Progress = Callable[[int, int], None]
 
@@ -52,32 +55,40 @@ def build(  # noqa: PLR0913 - all but two are named options
     text: str = "raw",
     license: str | None = None,  # noqa: A002 - the option's name
     docs: bool = False,
+    allow_license: Iterable[str] | None = None,
+    dedup: bool = False,
+    redact: bool = False,
+    optouts: OptOuts | None = None,
+    jobs: int = 1,
     progress: Progress | None = None,
     overwrite: bool = False,
 ) -> BuildReport:
-    """Index folders and archives (see `documents`) into the folder `out`, atomically.
+    """Index folders, archives and files of rows (see `documents`) into the folder `out`, atomically.
 
     `name` is shown with results (default: the name of `out`). `guarantee` is 50 or 100. `text` is "raw" or
-    "compressed": what is kept of the text, see `format`. `license` is an SPDX expression
-    that overrules what the sources say. `progress(documents, bytes)` is called after each document.
+    "compressed": what is kept of the text, see `format`. `license` is an SPDX expression that overrules what the
+    sources say. Of a corpus, `allow_license`, `dedup`, `redact` and `optouts` leave out what is
+    not to be in it (see `corpus`); without them the text is indexed as it is. `jobs` processes do the work; a call of
+    more than one belongs behind `if __name__ == "__main__"`. `progress(documents, bytes)` is called after each document
+    that is read. A build that was ended goes on where it was when it is asked for again (see `runs`).
 
     Raises `SourceError`, `IndexExistsError` and `IndexWriteError`.
     """
-    if license is not None and not from_expression(license):
-        raise SourceError(f"{license!r} is no SPDX licence expression; give one like MIT or 'Apache-2.0 OR MIT'.")
-    check_output(Path(out), overwrite=overwrite)
+    check_license(license)
+    target, paths = Path(out), [Path(source) for source in sources]
+    allowed = None if allow_license is None else corpus.allowed_licenses(allow_license)
+    rules = runs.Rules(guarantee, corpus.Filters(allowed, dedup=dedup, redact=redact, optouts=optouts))
+    check_guarantee(guarantee)
+    check_output(target, overwrite=overwrite)
+
+    def read(skipped: Counter[str]) -> Iterator[documents.Document]:
+        unlicensed = allowed is not None and corpus.UNLICENSED in allowed
+        found = documents.read(paths, skipped, license_id=license, docs=docs, unlicensed=unlicensed)
+        return _told(found, progress)
+
     skipped: Counter[str] = Counter()
-    found = documents.read((Path(source) for source in sources), skipped, license_id=license, docs=docs)
-    return build_documents(
-        found,
-        out,
-        name=name,
-        guarantee=guarantee,
-        text=text,
-        progress=progress,
-        overwrite=overwrite,
-        skipped=skipped,
-    )
+    chosen = corpus.chosen(read, rules.filters, skipped, _scratch(target) if dedup else None)
+    return _indexed(chosen, target, name, rules, text=text, jobs=jobs, overwrite=overwrite, skipped=skipped)
 
 
 def build_documents(  # noqa: PLR0913 - all but two are named options
@@ -87,6 +98,7 @@ def build_documents(  # noqa: PLR0913 - all but two are named options
     name: str | None = None,
     guarantee: int = 50,
     text: str = "raw",
+    jobs: int = 1,
     progress: Progress | None = None,
     overwrite: bool = False,
     skipped: Counter[str] | None = None,
@@ -99,8 +111,32 @@ def build_documents(  # noqa: PLR0913 - all but two are named options
     target = Path(out)
     check_output(target, overwrite=overwrite)
     skipped = Counter() if skipped is None else skipped
-    shard = fingerprint_shard(_told(found, progress), guarantee=guarantee)
-    return merge_shards([shard], target, name=name, text=text, overwrite=overwrite, skipped=skipped)
+    rules = runs.Rules(guarantee)
+    return _indexed(
+        _told(found, progress), target, name, rules, text=text, jobs=jobs, overwrite=overwrite, skipped=skipped
+    )
+
+
+def _indexed(  # noqa: PLR0913 - what both builds have, named
+    found: Iterable[documents.Document],
+    target: Path,
+    name: str | None,
+    rules: runs.Rules,
+    *,
+    text: str,
+    jobs: int,
+    overwrite: bool,
+    skipped: Counter[str],
+) -> BuildReport:
+    """Index documents: what fits into a chunk in memory, more by runs on the disk."""
+    cut = chunks(found, runs.CHUNK_CHARS)
+    first, second = next(cut, []), next(cut, None)
+    if second is None:
+        shard = runs.shard_of(first, rules, skipped)
+        return merge_shards([shard], target, name=name, text=text, overwrite=overwrite, skipped=skipped)
+    with runs.work_folder(target) as folder:
+        shards = runs.make_runs(itertools.chain((first, second), cut), folder, rules, jobs, skipped)
+        return merge_shards(shards, target, name=name, text=text, overwrite=overwrite, skipped=skipped)
 
 
 def merge_shards(
@@ -137,13 +173,30 @@ def publish(  # noqa: PLR0913 - all but two are named options
     return _report(target, contents, postings, Counter(skipped or {}) + Counter({"given twice": merge.repeated}))
 
 
-def _told(found: Iterable[documents.Document], progress: Progress | None) -> Iterator[Entry]:
-    """Yield documents made ready, and tell the progress after each."""
+def check_license(license_id: str | None) -> None:
+    """Raise `SourceError` for a licence that is no SPDX expression."""
+    if license_id is not None and not from_expression(license_id):
+        raise SourceError(f"{license_id!r} is no SPDX licence expression; give one like MIT or 'Apache-2.0 OR MIT'.")
+
+
+def _scratch(target: Path) -> Path:
+    """Return the folder of large temporary files: that of the index, on a disk that has room for it."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise IndexWriteError(
+            f"{target}: the index cannot be written ({error.strerror or error}); choose another folder."
+        ) from error
+    return target.parent
+
+
+def _told(found: Iterable[documents.Document], progress: Progress | None) -> Iterator[documents.Document]:
+    """Yield documents, and tell the progress when the caller is done with each."""
     total = 0
     for number, document in enumerate(found, start=1):
-        entry = prepare(document)
-        total += entry.source_bytes
-        yield entry
+        yield document
+        text = document.text
+        total += len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
         if progress is not None:
             progress(number, total)
 

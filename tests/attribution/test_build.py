@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import os
 import random
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from attribution import runs
 from attribution.build import build, build_documents
 from attribution.documents import Document, read
-from attribution.errors import SourceError
+from attribution.errors import IndexWriteError, SourceError
 from attribution.format import SourceRecord
 from attribution.index import Index
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     WriteTree = Callable[[str, Mapping[str, str | bytes]], Path]
 
@@ -143,3 +147,129 @@ def test_all_windows_of_a_module_are_found(stdlib: Path) -> None:
     with Index.open(stdlib) as index:
         for start in range(len(characters) - 49):
             assert index.matches(characters[start : start + 50], min_run=50)
+
+
+# --- runs: many processes, many chunks, and builds that are killed ----------------------------------------------------
+
+
+def tree_of(write_tree: WriteTree) -> Path:
+    """Write a folder of 60 files in which some texts stand twice."""
+    return write_tree("tree", {f"d{n % 7}/{n}.py": lines(n % 50) for n in range(60)})
+
+
+@pytest.fixture
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let six files or so make a chunk, and three runs be merged at once."""
+    monkeypatch.setattr(runs, "CHUNK_CHARS", 2000)
+    monkeypatch.setattr(runs, "SHARDS_PER_MERGE", 3)
+
+
+def test_chunks_change_no_byte(write_tree: WriteTree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An index that was built by runs, combined in several rounds, is the one that was built in memory."""
+    tree = tree_of(write_tree)
+    whole = build([tree, tree], tmp_path / "whole", name="n")
+    for limit in (1, 2000, 9000):
+        monkeypatch.setattr(runs, "CHUNK_CHARS", limit)
+        monkeypatch.setattr(runs, "SHARDS_PER_MERGE", 3)
+        parts = build([tree, tree], tmp_path / "index" / str(limit), name="n")
+        assert contents(parts.out) == contents(whole.out)
+        assert parts.skipped == whole.skipped == {"given twice": 60}
+        assert [path.name for path in (tmp_path / "index").iterdir() if path.name.startswith(".")] == []
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_processes_change_no_byte(write_tree: WriteTree, tmp_path: Path) -> None:
+    """Two workers give the bytes and the counts that one gives."""
+    tree = tree_of(write_tree)
+    one = build([tree], tmp_path / "one", name="n", redact=True)
+    two = build([tree], tmp_path / "two", name="n", redact=True, jobs=2)
+    assert contents(one.out) == contents(two.out)
+    assert one.skipped == two.skipped
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_finished_runs_are_not_made_again(
+    write_tree: WriteTree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A build that failed goes on with its finished runs, and only with those of the same text and the same rules."""
+    tree = tree_of(write_tree)
+    build([tree], tmp_path / "undisturbed", name="n")
+    made: list[str] = []
+    original = runs.make_run
+
+    def counted(run: Path, chunk: Sequence[Document], rules: runs.Rules) -> None:
+        if len(made) == 4:
+            raise OSError(28, "No space left on device")
+        made.append(run.name)
+        original(run, chunk, rules)
+
+    monkeypatch.setattr(runs, "make_run", counted)
+    with pytest.raises(IndexWriteError, match="No space left on device"):
+        build([tree], tmp_path / "index", name="n")
+    assert not (tmp_path / "index").exists()
+    first = list(made)
+    made.clear()
+    with pytest.raises(IndexWriteError):
+        build([tree], tmp_path / "index", name="n", guarantee=100)
+    assert not set(made) & set(first)
+    made[:] = ["-"] * 9
+    build([tree], tmp_path / "index", name="n")
+    assert contents(tmp_path / "index") == contents(tmp_path / "undisturbed")
+    assert not set(made) & set(first)
+    assert not (tmp_path / ".index.build").exists()
+
+
+KILLED = """
+import os, signal, sys
+from attribution import runs
+from attribution.build import build
+
+runs.CHUNK_CHARS = 2000
+original = runs.make_run
+left = int(sys.argv[3])
+
+def killing(run, chunk, rules):
+    global left
+    if not left:
+        os.kill(os.getpid(), signal.SIGKILL)
+    left -= 1
+    original(run, chunk, rules)
+
+runs.make_run = killing
+build([sys.argv[1]], sys.argv[2], name="n")
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="SIGKILL")
+@pytest.mark.usefixtures("small_chunks")
+def test_a_killed_build_goes_on(write_tree: WriteTree, tmp_path: Path) -> None:
+    """A build that is killed after one run, and again after two more, gives the bytes of an undisturbed one."""
+    tree = tree_of(write_tree)
+    build([tree], tmp_path / "undisturbed", name="n")
+    for left in (1, 2):
+        command = [sys.executable, "-c", KILLED, str(tree), str(tmp_path / "index"), str(left)]
+        assert subprocess.run(command, check=False, timeout=60).returncode == -signal.SIGKILL
+        assert not (tmp_path / "index").exists()
+    finished = [path.name for path in (tmp_path / ".index.build").iterdir() if "." not in path.name]
+    assert len(finished) == 3
+    build([tree], tmp_path / "index", name="n")
+    assert contents(tmp_path / "index") == contents(tmp_path / "undisturbed")
+    assert not (tmp_path / ".index.build").exists()
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_a_worker_that_is_killed(write_tree: WriteTree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that is ended from outside is an error that says what to do, and no wait for ever."""
+    monkeypatch.setattr(runs, "make_run", _exit)
+    with pytest.raises(IndexWriteError, match="build again with fewer jobs"):
+        build([tree_of(write_tree)], tmp_path / "index", jobs=2)
+
+
+def _exit(*_: object) -> None:
+    os._exit(9)
+
+
+def test_the_guard_of_the_command() -> None:
+    """Workers import the command's file under another name: it then does nothing."""
+    source = (Path(__file__).parents[2] / "bin" / "starcite").read_text("utf-8")
+    assert 'if __name__ == "__main__":' in source

@@ -140,6 +140,113 @@ def test_check_reads_stdin_and_several_files(small_index: Path) -> None:
     assert ended.stdout.count("nothing found, which does not mean that it is original") == 2
 
 
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """Return a git repository with a committed file of our own, beside which the function is copied, uncommitted."""
+    root = tmp_path / "repository"
+    root.mkdir()
+    (root / "a.py").write_text("import os\n\n\ndef ours(x):\n    return x\n")
+    for words in (("init", "-q"), ("add", "."), ("commit", "-q", "-m", "ours")):
+        person = ("-c", "user.name=a", "-c", "user.email=a@example.org", "-c", "commit.gpgsign=false")
+        subprocess.run(["git", *person, *words], cwd=root, check=True)
+    (root / "a.py").write_text(DEDENT + "\n\ndef ours(x):\n    return x\n")
+    return root
+
+
+def test_check_diff_finds_what_was_added_and_exits_with_one(small_index: Path, repository: Path) -> None:
+    """As JSON and as SARIF; once the copy is committed there is nothing new, and no commit is one line."""
+    ended = run("check", "--diff", "HEAD", "--json", "--index", small_index, cwd=repository)
+    assert ended.returncode == 1, ended.stderr
+    (result,) = json.loads(ended.stdout)["results"]
+    assert (result["file"], result["matches"][0]["start"]) == ("a.py", 0)
+    log = json.loads(run("check", "--diff", "HEAD", "--sarif", "--index", small_index, cwd=repository).stdout)
+    (found,) = log["runs"][0]["results"]
+    assert found["ruleId"] == "verbatim/permissive"
+    assert found["locations"][0]["physicalLocation"]["artifactLocation"]["uri"] == "a.py"
+    subprocess.run(
+        ["git", "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qam", "copied"], cwd=repository, check=True
+    )
+    ended = run("check", "--diff", "HEAD", "--index", small_index, cwd=repository)
+    assert (ended.returncode, ended.stdout) == (0, "")
+    assert "nothing to check" in ended.stderr
+    assert "no-such" in complaint(run("check", "--diff", "no-such", "--index", small_index, cwd=repository), 2)
+
+
+def test_an_added_line_inside_an_old_copy_counts_with_what_surrounds_it(small_index: Path, repository: Path) -> None:
+    """One line that completes a passage is found as part of the whole run; an added line elsewhere is not."""
+    lines = DEDENT.splitlines(keepends=True)
+    file = repository / "a.py"
+    file.write_text("".join(lines[:20]) + "".join(lines[21:]))
+    subprocess.run(
+        ["git", "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qam", "most"], cwd=repository, check=True
+    )
+    file.write_text("".join(lines) + "\nours = 1\n")
+    (match,) = json.loads(run("check", "--diff", "HEAD", "--json", "--index", small_index, cwd=repository).stdout)[
+        "results"
+    ][0]["matches"]
+    assert (match["start_line"], match["end_line"]) == (1, len(lines))
+    file.write_text("".join(lines[:20]) + "".join(lines[21:]) + "\nours = 1\n")
+    assert run("check", "--diff", "HEAD", "--index", small_index, cwd=repository).returncode == 0
+
+
+def test_check_of_a_folder_passes_over_what_is_no_text(small_index: Path, repository: Path) -> None:
+    """Files of a folder that cannot be read as text are counted on stderr, and the others are checked."""
+    (repository / "bad.py").write_bytes(b"\xe9")
+    ended = run("check", ".", "--index", small_index, cwd=repository)
+    assert ended.returncode == 1
+    assert "a.py: checked against 5 documents" in ended.stdout
+    assert "1 file checked: 1 passage found in 1 of them" in ended.stdout
+    assert ended.stderr == "starcite: passed over 1: not UTF-8\n"
+    assert "not UTF-8" in complaint(run("check", "bad.py", "--index", small_index, cwd=repository), 2)
+
+
+def test_the_policy_decides_what_counts(small_index: Path, repository: Path) -> None:
+    """Allowed matches do not count but with --all, blocked ones do; one that cannot be read is bad input."""
+    policy = repository / "starcite.toml"
+    policy.write_text('[classes]\npermissive = "allow"\n')
+    ended = run("check", "a.py", "--index", small_index, cwd=repository)
+    assert ended.returncode == 0
+    assert "1 passage that the policy allows; --all shows them" in ended.stdout
+    assert run("check", "a.py", "--all", "--index", small_index, cwd=repository).returncode == 1
+    sarif = json.loads(run("check", "a.py", "--sarif", "--index", small_index, cwd=repository).stdout)
+    assert sarif["runs"][0]["results"] == []
+    policy.write_text('[licenses]\n"PSF-*" = "block"\n')
+    ended = run("check", "a.py", "--index", small_index, cwd=repository)
+    assert ended.returncode == 1
+    assert "blocked by the policy" in ended.stdout
+    policy.write_text('[clases]\npermissive = "allow"\n')
+    line = complaint(run("check", "a.py", "--index", small_index, cwd=repository), 2)
+    assert str(policy) in line
+    assert "clases is no key of a policy" in line
+
+
+def test_the_minimum_run_is_the_policys_unless_one_is_given(small_index: Path, repository: Path) -> None:
+    """A run that is shorter than the policy wants is not found; the command line overrules."""
+    (repository / "starcite.toml").write_text("min-run = 5000\n")
+    assert run("check", "a.py", "--index", small_index, cwd=repository).returncode == 0
+    assert run("check", "a.py", "--index", small_index, "--min-run", "80", cwd=repository).returncode == 1
+
+
+def test_the_effective_policy_can_be_seen(repository: Path) -> None:
+    """Where it comes from and what it decides, of the current folder or of a file."""
+    assert "no starcite.toml: the defaults" in run("check", "--show-policy", cwd=repository).stdout
+    (repository / "starcite.toml").write_text('own = ["me/*"]\n[classes]\ncopyleft = "block"\n')
+    (shown,) = json.loads(run("check", "a.py", "--show-policy", "--json", cwd=repository).stdout)["policies"]
+    assert (shown["for"], shown["file"], shown["own"]) == ("a.py", str(repository / "starcite.toml"), ["me/*"])
+    assert (shown["classes"]["copyleft"], shown["classes"]["permissive"]) == ("block", "annotate")
+    assert "copyleft       block" in run("check", "--show-policy", cwd=repository).stdout
+
+
+def test_stdin_that_is_no_text_is_one_line(small_index: Path, tmp_path: Path) -> None:
+    """Bytes that are not UTF-8 on stdin are bad input like those of a file."""
+    (tmp_path / "bytes").write_bytes(b"\xff\xfe")
+    with (tmp_path / "bytes").open("rb") as file:
+        ended = subprocess.run(
+            [STARCITE, "check", "--index", small_index], stdin=file, capture_output=True, text=True, check=False
+        )
+    assert "standard input is not UTF-8" in complaint(ended, 2)
+
+
 def test_without_an_index_nothing_counts_as_checked(bare_home: Path) -> None:
     """The answer says `not_checked`, and the status is that of bad input."""
     ended = run("check", SAMPLE, "--json", home=bare_home)

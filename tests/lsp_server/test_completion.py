@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from attribution.index import Match, Source
+from attribution.policy import Policy, Rules
 from lsp_server.attribute import Checked
 from lsp_server.completion import Ask, Completion, Pipeline
 from lsp_server.documents import Snapshot
 from lsp_server.settings import CompletionSettings, Settings
 from models.protocol import Delta, Done, FinishReason, GenerateRequest, TokenCounts
+
+if TYPE_CHECKING:
+    from attribution.policy import Decision
 
 
 class ScriptedClient:
@@ -68,16 +74,19 @@ class ScriptedGeneration:
 
 
 class RecordingCorpora:
-    """Notes what is checked."""
+    """Notes what is checked, and finds what it is told to find."""
 
     def __init__(self) -> None:
         """Start with nothing checked."""
         self.checked: list[tuple[str, str]] = []
+        self.min_runs: list[int] = []
+        self.finds: tuple[Match, ...] = ()
 
-    def check(self, text: str, **rest: Any) -> tuple[tuple[()], Checked]:  # noqa: ANN401
-        """Note the text and what stood left of it."""
+    def check(self, text: str, **rest: Any) -> tuple[tuple[Match, ...], Checked]:  # noqa: ANN401
+        """Note the text, what stood left of it, and how long a run had to be."""
         self.checked.append((text, rest["left"]))
-        return (), Checked("checked", None, (), "unknown", 0.1)
+        self.min_runs.append(rest["min_run"])
+        return self.finds, Checked("checked", None, (), "unknown", 0.1)
 
 
 class Desk:
@@ -196,3 +205,47 @@ async def test_nothing_worth_showing_is_empty_and_says_so() -> None:
         assert completion
         assert (completion.text, completion.finish_reason) == ("", "empty")
     assert len(desk.client.requests) == 1
+
+
+def found(*licenses: str) -> Match:
+    """Return a match with one source of these licences."""
+    return Match(
+        0, 5, 1, 1, 90, "rare", 1, (Source("acme/lib", "1", "a.py", 1, 2, "", licenses, license_conflict=False),)
+    )
+
+
+async def test_what_the_policy_blocks_is_withheld_but_its_references_are_told() -> None:
+    """The text is empty in whatever is made of the answer; decision, hash and sources stay, for log and status."""
+    desk = Desk("compute(items)")
+    desk.corpora.finds = (found("MIT"), found("GPL-3.0-only"))
+    completion = await desk.complete("x = ▒\n", policy=Policy(rules=Rules({"copyleft": "block"}), min_run=70))
+    assert completion
+    assert (completion.text, completion.decision) == ("", "block")
+    assert [match.decision for match in completion.references] == ["annotate", "block"]
+    assert completion.sha256 == hashlib.sha256(b"compute(items)").hexdigest()
+    assert (completion.to_json()["text"], completion.to_json()["decision"]) == ("", "block")
+    assert desk.corpora.min_runs == [70]
+
+
+@pytest.mark.parametrize("decision", ["allow", "annotate"])
+async def test_what_is_allowed_or_annotated_is_shown_with_its_references(decision: Decision) -> None:
+    """Allowed text keeps its references, which say that it is allowed."""
+    desk = Desk("compute(items)")
+    desk.corpora.finds = (found("MIT"),)
+    completion = await desk.complete("x = ▒\n", policy=Policy(rules=Rules({"permissive": decision})))
+    assert completion
+    assert (completion.text, completion.decision) == ("compute(items)", decision)
+    assert [match.decision for match in completion.references] == [decision]
+
+
+async def test_a_policy_that_cannot_be_read_never_lets_a_text_pass_for_clean() -> None:
+    """With matches nothing is shown; without any the answer says that it was not checked, and why."""
+    desk = Desk("compute(items)")
+    policy = Policy.refusing("starcite.toml: classes.x is no key of a policy.")
+    completion = await desk.complete("x = ▒\n", policy=policy)
+    assert completion
+    assert (completion.checked.state, completion.checked.reason) == ("not_checked", policy.problem)
+    desk.corpora.finds = (found("MIT"),)
+    completion = await desk.complete("x = ▒\n", policy=policy)
+    assert completion
+    assert (completion.text, completion.decision) == ("", "block")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import hashlib
 import inspect
 import itertools
 import json
@@ -208,8 +209,10 @@ async def test_what_was_accepted_with_references_is_logged(client: Client) -> No
     (free,) = await client.inline(1, 11)
     for item in (cited, free):
         assert await client.ask("workspace/executeCommand", item["command"]) is True
-    (entry,) = await client.ask("starcite/log", {"limit": 10})
-    assert entry["text"] == cited["insertText"]
+    (entry,) = await client.ask("starcite/log", {"limit": 1})
+    assert entry["sha256"] == hashlib.sha256(cited["insertText"].encode()).hexdigest()
+    assert cited["insertText"] not in json.dumps(entry)
+    assert entry["decision"] == "annotate"
     assert entry["references"][0]["sources"][0]["path"] == "textwrap.py"
 
 

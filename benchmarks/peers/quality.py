@@ -1,0 +1,234 @@
+"""What is found, what is missed, and whether what is shown is so."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from typing import TYPE_CHECKING, Any
+
+from attribution.index import MIN_RUN
+from benchmarks.peers.edits import EDITS, lexemes
+from benchmarks.peers.engines import normalised
+from benchmarks.peers.samples import Snippet, Windows, cuts, framed
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Iterable, Sequence
+
+    from attribution.documents import Document
+    from attribution.index import Match, Source
+    from benchmarks.peers.engines import Engine, InfiniGram, Starcite
+
+RUN_LENGTHS = (30, 40, 50, 60, 75, 99, 150, 300)
+LONG_LEXEMES = 60
+FEW_DOCUMENTS = 8
+NOISE_RUNS = (50, 80, 100, 120, 150, 200, 300)
+_VENDORED_SHARE = 0.3
+_NOTICE = re.compile(r"licen[cs]e|copyright|warrant|redistribut|permission|merchantab|generated", re.IGNORECASE)
+_RULER_SHARE = 0.6
+
+Key = tuple[str, str, str]
+
+
+class Evidence:
+    """The texts of the indexed documents, to compare every shown match with; counts what they do not bear out."""
+
+    def __init__(self, indexed: Iterable[Document]) -> None:
+        """Keep the documents by source and path."""
+        self._texts: dict[Key, list[str]] = defaultdict(list)
+        for document in indexed:
+            self._texts[document.source.name, document.source.revision, document.path].append(document.text)
+        self._dense: dict[Key, list[str]] = {}
+        self.checked = 0
+        self.false: list[str] = []
+
+    def dense(self, source: Source | Key) -> list[str]:
+        """Return the normalised texts of a source's document."""
+        key = source if isinstance(source, tuple) else (source.name, source.revision, source.path)
+        if key not in self._dense:
+            self._dense[key] = [normalised(text) for text in self._texts[key]]
+        return self._dense[key]
+
+    def check(self, text: str, matches: Iterable[Match]) -> None:
+        """Compare each listed source of each match with its document, by characters and by lines."""
+        for match in matches:
+            span = normalised(text[match.start : match.end])
+            for source in match.sources if match.kind == "verbatim" else ():
+                self.checked += 1
+                lines = slice(source.start_line - 1, source.end_line)
+                key = source.name, source.revision, source.path
+                held = any(
+                    span in normalised("\n".join(re.split(r"\r\n|\r|\n", whole)[lines])) for whole in self._texts[key]
+                )
+                if not held or len(span) != match.run:
+                    self.false.append(f"{key} lines {source.start_line}-{source.end_line}: {span[:60]!r}")
+
+
+def guarantee(engine: Starcite, windows: Windows, count: int, rng: random.Random, evidence: Evidence) -> dict[str, Any]:
+    """Return how many of `count` verbatim windows of 50 characters and more are missed: half have exactly 50.
+
+    Each stands between random letters, and must lie within one match. Every hundredth answer is compared with the
+    documents themselves.
+    """
+    missed = 0
+    for number in range(count):
+        run = 50 if number % 2 else rng.randrange(50, 301)
+        window = windows.draw(run)
+        text, start = framed(window, rng)
+        found = engine.matches(text, min_run=50)
+        missed += not any(match.start <= start and start + len(window) <= match.end for match in found)
+        if number % 100 == 0:
+            evidence.check(text, found)
+    return {"sampled": count, "missed": missed}
+
+
+def by_length(
+    engines: Sequence[Engine], windows: Windows, count: int, rng: random.Random
+) -> dict[str, dict[str, float]]:
+    """Return for each threshold of each engine the share of verbatim windows found, by their length, in per cent.
+
+    Each stands between a hundred and more random letters on both sides, because scanoss fingerprints no shorter text.
+    Below 50, an index with that guarantee reports nothing by contract. Hits of a peer's filter by chance count.
+    """
+    rows: dict[str, dict[str, float]] = defaultdict(dict)
+    for run in RUN_LENGTHS:
+        drawn = [framed(windows.draw(run), rng, 100)[0] for _ in range(count)]
+        for name, share in shares(engines, drawn).items():
+            rows[name][str(run)] = share
+    return dict(rows)
+
+
+def shares(engines: Sequence[Engine], texts: Sequence[str]) -> dict[str, float]:
+    """Return the share of the texts that each engine flags, by threshold, in per cent."""
+    result: dict[str, float] = {}
+    for engine in engines:
+        flags = [engine.flags(text) for text in texts]
+        for i, name in enumerate(engine.columns):
+            result[name] = round(100 * sum(flag[i] for flag in flags) / len(flags), 1) if flags else float("nan")
+    return result
+
+
+def recall(engines: Sequence[Engine], taken: Sequence[Snippet], rng: random.Random) -> dict[str, dict[str, Any]]:
+    """Return for each edit the share of snippets that are still flagged, by threshold: all, and those of 60 lexemes.
+
+    A snippet that an edit leaves as it was says nothing about the edit and is left out; "n" tells how many remain.
+    """
+    rows: dict[str, dict[str, Any]] = {}
+    for name, edit in EDITS.items():
+        edited = [(snippet, edit(snippet.text, snippet.language, rng)) for snippet in taken]
+        changed = [(s, text) for s, text in edited if text != s.text or name == "verbatim"]
+        long = [text for s, text in changed if lexemes(s.text, s.language) >= LONG_LEXEMES]
+        rows[name] = {"n": len(changed)} | shares(engines, [text for _, text in changed])
+        rows[f"{name}, >=60 lexemes"] = {"n": len(long)} | shares(engines, long)
+    return rows
+
+
+def noise(engines: Sequence[Engine], taken: Sequence[Snippet]) -> dict[str, dict[str, float]]:
+    """Return the share of snippets of unrelated packages that each engine flags: all, and those of 60 lexemes."""
+    long = [snippet.text for snippet in taken if lexemes(snippet.text, snippet.language) >= LONG_LEXEMES]
+    return {"all": shares(engines, [snippet.text for snippet in taken]), ">=60 lexemes": shares(engines, long)}
+
+
+def causes(engine: Starcite, taken: Sequence[Snippet], evidence: Evidence) -> dict[str, Any]:
+    """Return what stands behind the alerts on unrelated code: real copies of files, notices, common code, the rest.
+
+    Every alert is real: the run stands in the source, which is checked. "vendored": of the snippet's own document 30 %
+    stands in one indexed document, so that one is a copy of the other. "notice": the run speaks of a licence, a
+    copyright, or of being generated. "ruler": the run is mostly one character, as in a line of dashes.
+    """
+    by_run: Counter[int] = Counter()
+    kinds: Counter[str] = Counter()
+    uncommon = 0
+    examples: list[dict[str, Any]] = []
+    for snippet in taken:
+        found = engine.matches(snippet.text, min_run=50)
+        evidence.check(snippet.text, found)
+        best = max(found, key=lambda match: match.run, default=None)
+        for run in NOISE_RUNS:
+            by_run[run] += best is not None and best.run >= run
+        if best is None or best.run < MIN_RUN:
+            continue
+        uncommon += any(match.run >= MIN_RUN and match.classification != "common" for match in found)
+        kind = _cause(engine, snippet, best)
+        kinds[kind] += 1
+        if kind == "other":
+            text = " ".join(snippet.text[best.start : best.end].split())[:100]
+            examples.append({"run": best.run, "documents": best.source_count, "text": text})
+    total = len(taken) or 1
+    return {
+        "snippets": len(taken),
+        "per cent by run": {f">={run}": round(100 * by_run[run] / total, 2) for run in NOISE_RUNS},
+        "per cent >=80 not common": round(100 * uncommon / total, 2),
+        "per cent >=80 by cause": {kind: round(100 * count / total, 2) for kind, count in kinds.most_common()},
+        "others": examples[:20],
+    }
+
+
+def _cause(engine: Starcite, snippet: Snippet, best: Match) -> str:
+    whole = snippet.document.text
+    shared: Counter[Key] = Counter()
+    for match in engine.matches(whole, min_run=MIN_RUN):
+        for source in match.sources:
+            shared[source.name, source.revision, source.path] += match.run
+    if shared and max(shared.values()) >= _VENDORED_SHARE * len(normalised(whole)):
+        return "vendored"
+    dense = normalised(snippet.text[best.start : best.end])
+    if max(dense.count(character) for character in "-=*#/_") >= _RULER_SHARE * len(dense):
+        return "ruler"
+    if _NOTICE.search(snippet.text[best.start : best.end]):
+        return "notice"
+    return "common" if best.classification == "common" else "other"
+
+
+def sources(engine: Starcite, taken: Sequence[Snippet], evidence: Evidence, rng: random.Random) -> dict[str, Any]:
+    """Return how often the first source of the longest span is right, for spans in at most eight documents.
+
+    "holds all": the first source's document holds the snippet as it was before the edit. "very document": it is the
+    one that the snippet was cut from; where several hold the same text, no engine could tell.
+    """
+    result = {}
+    for name in ("verbatim", "comments changed", "1 lexeme in 40 changed"):
+        counts: Counter[str] = Counter()
+        for snippet in taken:
+            text = EDITS[name](snippet.text, snippet.language, rng)
+            found = engine.matches(text)
+            evidence.check(text, found)
+            best = max(found, key=lambda match: match.run, default=None)
+            if best is None or best.source_count > FEW_DOCUMENTS:
+                continue
+            first, origin = best.sources[0], snippet.document
+            key = origin.source.name, origin.source.revision, origin.path
+            counts["spans"] += 1
+            counts["very document"] += (first.name, first.revision, first.path) == key
+            counts["holds all"] += any(normalised(snippet.text) in dense for dense in evidence.dense(first))
+        spans = counts["spans"] or 1
+        result[name] = {
+            "spans": counts["spans"],
+            "holds all %": round(100 * counts["holds all"] / spans, 1),
+            "very document %": round(100 * counts["very document"] / spans, 1),
+        }
+    return result
+
+
+def oracle(
+    engine: Starcite, peer: InfiniGram, indexed: list[Document], count: int, rng: random.Random
+) -> dict[str, int]:
+    """Return on how many queries the maximal spans are exactly those of the suffix array.
+
+    The queries are pieces of the corpus with changes in them, so that they hold several spans, common ones too.
+    """
+    result = Counter(queries=0, spans=0, differing=0)
+    changed = EDITS["1 lexeme in 20 changed"]
+    while result["queries"] < count:
+        query = changed(cuts(indexed, 400, 1, rng)[0], "Python", rng)
+        if not query.isascii():
+            continue
+        ours = {
+            (len(normalised(query[: match.start])), len(normalised(query[: match.end])))
+            for match in engine.matches(query, min_run=50)
+        }
+        theirs = set(peer.spans(normalised(query).encode(), 50, 1 << 40))
+        result["queries"] += 1
+        result["spans"] += len(theirs)
+        result["differing"] += ours != theirs
+    return dict(result)

@@ -1,0 +1,115 @@
+"""How long a check takes, and what a build takes.
+
+    python -m benchmarks.peers.speed OUT GUARANTEE JOBS SOURCE...     one build in a process of its own; prints JSON
+
+Other work on the machine shows in elapsed times; the processor's time of the thread that asks stands beside them.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from attribution.build import build
+from attribution.index import Index
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+ROOT = Path(__file__).resolve().parents[2]
+WARM_UP = 50
+
+
+def percentiles(ask: Callable[[str], object], queries: Sequence[str]) -> dict[str, float]:
+    """Return percentiles of the elapsed and of the processor's time of each query, and how many were answered."""
+    for query in queries[:WARM_UP]:
+        ask(query)
+    elapsed, used, found = [], [], 0
+    for query in queries:
+        start, start_used = time.perf_counter_ns(), time.thread_time_ns()
+        found += bool(ask(query))
+        used.append((time.thread_time_ns() - start_used) / 1e6)
+        elapsed.append((time.perf_counter_ns() - start) / 1e6)
+    return {
+        "n": len(queries),
+        "p50_ms": round(float(np.percentile(elapsed, 50)), 3),
+        "p99_ms": round(float(np.percentile(elapsed, 99)), 3),
+        "p50_cpu_ms": round(float(np.percentile(used, 50)), 3),
+        "p99_cpu_ms": round(float(np.percentile(used, 99)), 3),
+        "found %": round(100 * found / len(queries), 1),
+    }
+
+
+def opening(folder: Path) -> dict[str, float]:
+    """Return how long it takes to open an index that the system has in its cache."""
+    times = []
+    for _ in range(20):
+        start = time.perf_counter_ns()
+        Index.open(folder).close()
+        times.append((time.perf_counter_ns() - start) / 1e6)
+    return {"p50_ms": round(float(np.median(times)), 2), "max_ms": round(max(times), 2)}
+
+
+def built(sources: Sequence[Path], out: Path, guarantee: int, jobs: int) -> dict[str, Any]:
+    """Build an index in a process of its own; return rates, the largest process's memory, and sizes."""
+    command = [sys.executable, "-m", "benchmarks.peers.speed", str(out), str(guarantee), str(jobs), *map(str, sources)]
+    start = time.perf_counter()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT) as process:
+        assert process.stdout
+        printed = process.stdout.read()
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise RuntimeError(f"the build ended with {process.returncode}")
+    seconds = time.perf_counter() - start
+    report: dict[str, Any] = json.loads(printed)
+    megabytes, cpu = report["bytes"] / 1e6, used.ru_utime + used.ru_stime
+    return report | {
+        "jobs": jobs,
+        "guarantee": guarantee,
+        "corpus_mb": round(megabytes, 1),
+        "elapsed_s": round(seconds, 1),
+        "mb_per_s": round(megabytes / seconds, 1),
+        "mb_per_cpu_s": round(megabytes / cpu, 1),
+        "largest_process_mb": round(used.ru_maxrss / 1e3),
+    }
+
+
+def sizes(folder: Path, corpus_bytes: int) -> dict[str, float]:
+    """Return index bytes per corpus byte: the text of the documents, and all the rest, sources included."""
+    files = {path: path.stat().st_size for path in folder.rglob("*") if path.is_file()}
+    text = sum(size for path, size in files.items() if path.name.startswith("text"))
+    return {
+        "index_per_corpus_byte": round((sum(files.values()) - text) / corpus_bytes, 4),
+        "text_per_corpus_byte": round(text / corpus_bytes, 4),
+    }
+
+
+def parts(folder: Path, corpus_bytes: int) -> dict[str, float]:
+    """Return bytes per corpus byte of each kind of file."""
+    found: dict[str, float] = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        kind = path.name.partition("-")[0]
+        found[kind] = found.get(kind, 0) + path.stat().st_size / corpus_bytes
+    return {kind: round(share, 4) for kind, share in found.items()}
+
+
+def _main() -> None:
+    out, guarantee, jobs, *sources = sys.argv[1:]
+    options: dict[str, Any] = {"jobs": int(jobs)} if "jobs" in inspect.signature(build).parameters else {}
+    if sources[0].startswith("@"):
+        sources = Path(sources[0][1:]).read_text().split("\n")
+    report = build([Path(source) for source in sources], out, guarantee=int(guarantee), **options)
+    print(json.dumps({"bytes": report.bytes, "documents": report.documents, "sources": report.sources}))
+
+
+if __name__ == "__main__":
+    _main()
