@@ -1,17 +1,21 @@
 """The build on many machines, as a datatrove pipeline (extra `corpus`): the bytes that `build` writes on one.
 
-    shards    read ─▶ fingerprint ─▶ write a shard     a rank reads every world_size-th source
-    order     which document comes where               one rank
-    postings  merge the shards' postings               a rank has a range of the hashes
-    index     put the parts together, publish          one rank
+    signatures  read ─▶ licences ─▶ sign                 a rank has every world_size-th part of the sources
+    clusters    find near-duplicates among all           one rank
+    shards      read ─▶ licences ─▶ drop near-duplicates ─▶ redact, opt out ─▶ fingerprint, write a shard
+    order       which document comes where               one rank
+    postings    merge the shards' postings               a rank has a range of the hashes
+    index       put the parts together, publish          one rank
 
-    if __name__ == "__main__":                         # the worker processes import the script that they are started by
-        run_local(["a.parquet", "b.parquet"], "stack", workers=8, tasks=64)
+    if __name__ == "__main__":                           # worker processes import the script that they are started by
+        run_local(["stack/data"], "stack", workers=8, tasks=64, allow_license=["permissive"], dedup=True)
 
-`run_ray` does the same on a Ray cluster whose machines share the folder that the index is written to and have this
-package installed. What lies between the stages is kept beside the index, as `.<name>.pipeline`, until it is published:
-the same call takes up a run that was ended, and leaves out the ranks that had ended (datatrove's `completions/`).
+The first two stages are left out where near-duplicates stay. `run_ray` does the same on a Ray cluster whose machines
+share the folders of the sources and of the index, and have this package installed. What lies between the stages is kept
+beside the index, as `.<name>.pipeline`, until that is published: the same call takes up a run that was ended, without
+the ranks that had ended (datatrove's `completions/`).
 
+A rank holds a chunk of documents, or a block of postings; the stages of one rank hold 30 bytes per document of all.
 Documents go from step to step as datatrove's `Document`s, whose metadata say where they come from.
 
 What to know of datatrove 0.10.1 and Ray 2.60: Ray's executor returns as if nothing had been when a rank failed, and an
@@ -27,8 +31,9 @@ import shutil
 import warnings
 from collections import Counter
 from dataclasses import asdict, dataclass
+from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict, Unpack
 
 import numpy as np
 from datatrove.data import Document
@@ -36,11 +41,21 @@ from datatrove.executor.local import LocalPipelineExecutor
 from datatrove.executor.ray import RayPipelineExecutor
 from datatrove.pipeline.base import PipelineStep
 
-from attribution import documents
-from attribution.build import BuildReport, publish
-from attribution.errors import PipelineError
+from attribution import corpus, dedup, documents, runs
+from attribution.build import BuildReport, check_license, publish
+from attribution.errors import DamagedSourceError, PipelineError, SourceError
 from attribution.format import SourceRecord
-from attribution.shards import KEY_LIMIT, MANIFEST, Merge, Order, Shard, chunks, combine, fingerprint_shard
+from attribution.shards import (
+    KEY_LIMIT,
+    MANIFEST,
+    Merge,
+    Order,
+    Shard,
+    check_guarantee,
+    chunks,
+    combine,
+    fingerprint_shard,
+)
 from attribution.writer import check_output
 
 if TYPE_CHECKING:
@@ -49,34 +64,50 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from attribution.optout import OptOuts
+
     Documents = Iterable[Document] | None
 
-CHUNK_CHARS = 64 << 20
-"""A rank holds about eight bytes for each character of a chunk of documents."""
-MAX_TASKS = 1 << 16
+MAX_TASKS = 1 << 12
+"""A merge maps eleven files of every rank's shard; Linux allows a process 65,530 mappings."""
 MEMORY_PER_RANK_GB = 1
 _GATHERED_POSTINGS = 1 << 22
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What is asked for; see `build`."""
+class Options(TypedDict, total=False):
+    """The options of `build` that a pipeline has too."""
 
-    name: str
-    guarantee: int = 50
-    license: str | None = None
-    docs: bool = False
-    overwrite: bool = False
+    name: str | None
+    guarantee: int
+    license: str | None
+    docs: bool
+    allow_license: Iterable[str] | None
+    dedup: bool
+    redact: bool
+    optouts: OptOuts | None
+    overwrite: bool
 
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """What is built of what. All machines share the folder `work`."""
+    """What is built of what, by what rules. All machines share the folder `work`.
 
-    sources: tuple[Path, ...]
+    `passed` counts what was left out when the sources were divided into parts.
+    """
+
+    parts: tuple[Path, ...]
+    passed: dict[str, int]
     out: Path
     work: Path
-    options: Options
+    name: str
+    rules: runs.Rules
+    license: str | None
+    docs: bool
+    overwrite: bool
+
+    def signatures(self, part: int) -> Path:
+        """Return the folder of the signatures of a part."""
+        return self.work / "signatures" / f"{part:08d}"
 
     def shards(self) -> list[Shard]:
         """Return the shards of all ranks, always in the same order."""
@@ -85,8 +116,8 @@ class _Job:
     def order(self) -> Order:
         """Return what `FindOrder` found."""
         with np.load(self.work / "order.npz") as saved:
-            corpus, repeated = str(saved["corpus"]), int(saved["repeated"])
-            return Order(saved["shard_of"], saved["number_of"], corpus, repeated)
+            corpus_id, repeated = str(saved["corpus"]), int(saved["repeated"])
+            return Order(saved["shard_of"], saved["number_of"], corpus_id, repeated)
 
 
 class _Executor(Protocol):
@@ -114,21 +145,106 @@ class _Step(PipelineStep):  # type: ignore[misc]  # datatrove has no types
 
 
 class ReadSources(_Step):
-    """Reads every world_size-th source, beginning with that of the rank's number."""
+    """Reads every world_size-th part of the sources, beginning with that of the rank's number."""
 
     name = "read sources"
 
     def run(self, data: Documents = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
-        """Yield the documents; `id` says which of which source it is."""
+        """Yield the documents; `id` is the number of the part, a slash, and the number within it."""
         yield from data or ()
-        options = self.job.options
-        for number in range(rank, len(self.job.sources), world_size):
-            source = [self.job.sources[number]]
-            found = documents.read(source, self.counts, license_id=options.license, docs=options.docs)
-            for ordinal, document in enumerate(found):
+        for part in range(rank, len(self.job.parts), world_size):
+            for number, document in enumerate(self._part(self.job.parts[part])):
                 self.stat_update("documents")
                 self.stat_update("characters", value=len(document.text))
-                yield _packed(document, f"{number}/{ordinal}")
+                yield _packed(document, f"{part}/{number}")
+
+    def _part(self, path: Path) -> Iterator[documents.Document]:
+        allowed = self.job.rules.filters.allowed
+        unlicensed = allowed is not None and corpus.UNLICENSED in allowed
+        try:
+            yield from documents.read_part(
+                path, self.counts, license_id=self.job.license, docs=self.job.docs, unlicensed=unlicensed
+            )
+        except DamagedSourceError:
+            if len(self.job.parts) == 1:
+                raise
+            self.counts["damaged source"] += 1
+
+
+class KeepLicensed(_Step):
+    """Leaves out what has a licence that is not allowed, or none."""
+
+    name = "keep licensed"
+
+    def run(self, data: Documents = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:  # noqa: ARG002
+        """Yield the documents that may be used."""
+        allowed = self.job.rules.filters.allowed
+        for document in data or ():
+            if any(corpus.licensed([_unpacked(document)], allowed, self.counts)):
+                self.stat_update("documents")
+                yield document
+
+
+class WriteSignatures(_Step):
+    """Writes the MinHash signatures of the documents of each part."""
+
+    name = "write signatures"
+
+    def run(self, data: Documents = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:  # noqa: ARG002
+        """Yield nothing."""
+        for part, found in groupby(data or (), _part_of):
+            folder = self.job.signatures(part)
+            shutil.rmtree(folder, ignore_errors=True)  # of a rank that was ended
+            folder.mkdir(parents=True)
+            dedup.write_signatures(map(_unpacked, found), folder)
+        yield from ()
+
+
+class FindNearDuplicates(_Step):
+    """Finds the near-duplicates among the documents of all parts, in the order of the parts, as one machine does."""
+
+    name = "find near-duplicates"
+
+    def run(self, data: Documents = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:  # noqa: ARG002
+        """Yield nothing."""
+        folders = sorted(self.job.signatures(0).parent.glob("*"))
+        found = dedup.near_duplicates_among([dedup.Signatures.open(folder) for folder in folders])
+        for folder, dropped in zip(folders, found, strict=True):
+            np.save(folder / "dropped.npy", dropped, allow_pickle=False)
+        yield from ()
+
+
+class DropNearDuplicates(_Step):
+    """Leaves out what `FindNearDuplicates` found."""
+
+    name = "drop near-duplicates"
+
+    def run(self, data: Documents = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:  # noqa: ARG002
+        """Yield the documents that are kept. Raises `SourceError` if a source is not what it was."""
+        for part, found in groupby(data or (), _part_of):
+            decisions = self.job.signatures(part) / "dropped.npy"
+            dropped = np.load(decisions).tolist() if decisions.exists() else []
+            number = -1
+            for number, document in enumerate(found):
+                if number < len(dropped) and not dropped[number]:
+                    self.stat_update("documents")
+                    yield document
+            if number + 1 != len(dropped):
+                raise SourceError(f"{self.job.parts[part]} was changed while it was read; build again.")
+            self.counts["near-duplicate"] += sum(dropped)
+
+
+class RedactAndOptOut(_Step):
+    """Leaves out opted-out sources, and puts placeholders where personal data and keys were."""
+
+    name = "redact and opt out"
+
+    def run(self, data: Documents = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:  # noqa: ARG002
+        """Yield the documents as they may be indexed."""
+        for document in data or ():
+            for finished in corpus.finished([_unpacked(document)], self.job.rules.filters, self.counts):
+                self.stat_update("documents")
+                yield _packed(finished, document.id)
 
 
 class WriteShard(_Step):
@@ -142,12 +258,18 @@ class WriteShard(_Step):
         parts = folder.with_name(f"{folder.name}-parts")
         for stale in (folder, parts):  # of a rank that was ended
             shutil.rmtree(stale, ignore_errors=True)
-        made: list[Path] = []
-        for chunk in chunks(map(_unpacked, data or ()), CHUNK_CHARS):
-            made.append(parts / f"{len(made):05d}")
-            fingerprint_shard(chunk, guarantee=self.job.options.guarantee).save(made[-1])
+        made: list[Shard] = []
+        for chunk in chunks(map(_unpacked, data or ()), runs.CHUNK_CHARS):
+            part = parts / f"{len(made):06d}"
+            fingerprint_shard(chunk, guarantee=self.job.rules.guarantee).save(part)
+            made.append(Shard.open(part))
+        for level in range(len(made)):
+            if len(made) <= runs.SHARDS_PER_MERGE:
+                break
+            groups = range(0, len(made), runs.SHARDS_PER_MERGE)
+            made = [combine(made[at : at + runs.SHARDS_PER_MERGE], parts / f"{level}-{at:06d}") for at in groups]
         if made:
-            combine([Shard.open(part) for part in made], folder)
+            combine(made, folder)
             shutil.rmtree(parts)
         folder.mkdir(exist_ok=True, parents=True)
         (folder / "counts.json").write_text(json.dumps(self.counts), encoding="ascii")
@@ -200,11 +322,11 @@ class WriteIndex(_Step):
     def run(self, data: Documents = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:  # noqa: ARG002
         """Yield nothing."""
         job = self.job
+        self.counts.update(job.passed)
         for counts in sorted((job.work / "shards").glob("*/counts.json")):
             self.counts.update(json.loads(counts.read_bytes()))
         merge = _Gathered(job.shards(), job.order(), job.work / "postings")
-        options = job.options
-        report = publish(merge, job.out, name=options.name, overwrite=options.overwrite, skipped=self.counts)
+        report = publish(merge, job.out, name=job.name, overwrite=job.overwrite, skipped=self.counts)
         (job.work / "report.json").write_text(json.dumps(asdict(report), default=str), encoding="utf-8")
         yield from ()
 
@@ -222,6 +344,11 @@ class _Gathered(Merge):
             with path.open("rb") as keys, path.with_suffix(".positions").open("rb") as positions:
                 while len(block := np.fromfile(keys, dtype=np.uint32, count=_GATHERED_POSTINGS)):
                     yield block, np.fromfile(positions, dtype=np.uint64, count=len(block))
+
+
+def _part_of(document: Document) -> int:
+    """Return the number of the part that a document is of."""
+    return int(document.id.partition("/")[0])
 
 
 def _packed(document: documents.Document, number: str) -> Document:
@@ -244,11 +371,11 @@ def run_local(
     *,
     workers: int,
     tasks: int | None = None,
-    **options: Any,  # noqa: ANN401 - the fields of `Options`
+    **options: Unpack[Options],
 ) -> BuildReport:
     """Build an index with so many processes of this machine; `tasks` is into how many ranks the work is divided.
 
-    `options` are the fields of `Options`. Raises what `build` raises, and `PipelineError`.
+    `options` are those of `build`. Raises what `build` raises, and `PipelineError`.
     """
 
     def executor(stage: str, steps: list[_Step], ranks: int, depends: Any) -> _Executor:  # noqa: ANN401
@@ -266,7 +393,7 @@ def run_ray(
     *,
     workers: int,
     tasks: int | None = None,
-    **options: Any,  # noqa: ANN401 - the fields of `Options`
+    **options: Unpack[Options],
 ) -> BuildReport:
     """Build an index on the Ray cluster that the caller is connected to, or else on one of this machine's own.
 
@@ -303,13 +430,33 @@ def _has_room(node: dict[str, Any]) -> bool:
     )
 
 
-def _job(sources: Iterable[str | os.PathLike[str]], out: str | os.PathLike[str], options: dict[str, Any]) -> _Job:
-    target = Path(out).resolve()
+def _job(sources: Iterable[str | os.PathLike[str]], out: str | os.PathLike[str], options: Options) -> _Job:
+    """Return the job, checked as `build` checks it."""
+    license_id, words = options.get("license"), options.get("allow_license")
+    check_license(license_id)
+    allowed = None if words is None else corpus.allowed_licenses(words)
+    filters = corpus.Filters(
+        allowed,
+        dedup=options.get("dedup", False),
+        redact=options.get("redact", False),
+        optouts=options.get("optouts"),
+    )
+    guarantee = options.get("guarantee", 50)
+    check_guarantee(guarantee)
+    target = Path(out).absolute()
+    docs = options.get("docs", False)
+    passed: Counter[str] = Counter()
+    parts = documents.parts([Path(source).absolute() for source in sources], passed, docs=docs)
     return _Job(
-        sources=tuple(Path(source).resolve() for source in sources),
+        parts=tuple(parts),
+        passed=dict(passed),
         out=target,
         work=target.with_name(f".{target.name}.pipeline"),
-        options=Options(**{"name": target.name} | {key: value for key, value in options.items() if value is not None}),
+        name=options.get("name") or target.name,
+        rules=runs.Rules(guarantee, filters),
+        license=license_id,
+        docs=docs,
+        overwrite=options.get("overwrite", False),
     )
 
 
@@ -335,11 +482,15 @@ def _run(job: _Job, tasks: int, executor: Callable[[str, list[_Step], int, Any],
 
 def _begin(job: _Job, tasks: int) -> None:
     """Make the folder for what lies between, or take up the one that is there if it is of the same job."""
-    stamps = [(source.stat().st_size, source.stat().st_mtime_ns) if source.is_file() else () for source in job.sources]
-    asked = json.dumps({"job": asdict(job), "tasks": tasks, "stamps": stamps}, default=str, sort_keys=True)
+    stamps = [(part.stat().st_size, part.stat().st_mtime_ns) if part.is_file() else () for part in job.parts]
+    filters = job.rules.filters
+    rules = [job.rules.digest().hex(), sorted(filters.allowed or ()), filters.allowed is None, filters.dedup]
+    asked = json.dumps(
+        [tasks, *map(str, job.parts), stamps, job.name, rules, job.license, job.docs, job.overwrite], sort_keys=True
+    )
     description = job.work / "job.json"
     if not description.is_file() or description.read_text("utf-8") != asked:
-        check_output(job.out, overwrite=job.options.overwrite)
+        check_output(job.out, overwrite=job.overwrite)
         shutil.rmtree(job.work, ignore_errors=True)
         job.work.mkdir(parents=True)
         description.write_text(asked, encoding="utf-8")
@@ -347,8 +498,18 @@ def _begin(job: _Job, tasks: int) -> None:
 
 def _stages(job: _Job, tasks: int) -> Iterator[tuple[str, list[_Step], int]]:
     """Yield the name, the steps and the number of ranks of each stage."""
+    licensed = [] if job.rules.filters.allowed is None else [KeepLicensed]
+    if job.rules.filters.dedup:
+        yield "signatures", _steps(job, [ReadSources, *licensed, WriteSignatures]), tasks
+        yield "clusters", _steps(job, [FindNearDuplicates]), 1
+    different = [DropNearDuplicates] if job.rules.filters.dedup else []
+    yield "shards", _steps(job, [ReadSources, *licensed, *different, RedactAndOptOut, WriteShard]), tasks
+    yield "order", _steps(job, [FindOrder]), 1
+    yield "postings", _steps(job, [MergePostings]), tasks
+    yield "index", _steps(job, [WriteIndex]), 1
+
+
+def _steps(job: _Job, kinds: Iterable[type[_Step]]) -> list[_Step]:
+    """Return the steps of a stage, which count together."""
     counts: Counter[str] = Counter()
-    yield "shards", [ReadSources(job, counts), WriteShard(job, counts)], tasks
-    yield "order", [FindOrder(job, Counter())], 1
-    yield "postings", [MergePostings(job, Counter())], tasks
-    yield "index", [WriteIndex(job, Counter())], 1
+    return [kind(job, counts) for kind in kinds]

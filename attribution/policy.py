@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 from attribution import origins
 from attribution.errors import PolicyError
+from attribution.licenses import PERMISSIVE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -53,7 +54,7 @@ _FAMILIES = {
     "copyleft": "gpl licenseref-gpl agpl osl cc-by-sa cecill qpl sleepycat rpl parity",
     "unknown": "noassertion none licenseref-unknown licenseref-scancode-unknown",
 }
-_PERMISSIVE = frozenset({"apache-2.0", "bsd-2-clause", "bsd-3-clause", "isc", "licenseref-bsd", "mit", "psf-2.0"})
+_PERMISSIVE = frozenset(one.lower() for one in PERMISSIVE) | {"licenseref-bsd"}
 _CLASS_OF_PREFIX = {prefix: name for name, prefixes in _FAMILIES.items() for prefix in prefixes.split()}
 
 _MAX_FILE_BYTES = 1 << 20

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import textwrap
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -24,11 +27,12 @@ from attribution.policy import (
     load,
     located,
 )
+from attribution.policy import __doc__ as policy_documentation
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
+README = Path(__file__).parents[2] / "README.md"
 IDS = ("MIT", "LGPL-2.1-only", "GPL-3.0-or-later", "BUSL-1.1", "NOASSERTION")
 decisions = st.sampled_from(DECISIONS)
 rules = st.builds(
@@ -272,6 +276,19 @@ def test_globs_mean_what_they_mean_in_gitignore(glob: str, fits: list[str], miss
     pattern = glob_pattern(glob)
     assert [path for path in fits if not pattern.fullmatch(path)] == []
     assert [path for path in misses if pattern.fullmatch(path)] == []
+
+
+def test_the_examples_of_the_documentation_are_policies(tmp_path: Path) -> None:
+    """The README's example and that of the module are read as they stand."""
+    (example,) = re.findall(r"^```toml\n(.*?)^```", README.read_text(), re.MULTILINE | re.DOTALL)
+    ours = textwrap.dedent("\n".join(re.findall(r"^ {4}.*$|^$", policy_documentation or "", re.MULTILINE)))
+    for text in (example, ours):
+        policy = load(written(tmp_path, text))
+        assert (policy.min_run, policy.own) == (100, ("acme/*", "acme-tools"))
+        assert policy.rules.classes["copyleft"] == "block"
+        gpl = match(source("GPL-3.0-only", name="other/lib"))
+        assert decided(policy, gpl, tmp_path / "vendor" / "a.py") == "annotate"
+        assert decided(policy, match(source("MPL-2.0", name="other/lib")), tmp_path / "a.py") == "allow"
 
 
 def test_the_effective_policy_names_every_class(tmp_path: Path) -> None:

@@ -216,6 +216,29 @@ async def test_what_was_accepted_with_references_is_logged(client: Client) -> No
     assert entry["references"][0]["sources"][0]["path"] == "textwrap.py"
 
 
+async def test_what_the_policy_blocks_is_not_shown_and_a_broken_policy_degrades(client: Client, tmp_path: Path) -> None:
+    """The repository's file decides for its documents: withheld with the reason in the status, and never clean."""
+    text = DEDENT[: DEDENT.index("margin, '', text)")]
+    uri = (tmp_path / "a.py").as_uri()
+    (tmp_path / "starcite.toml").write_text('[licenses]\n"PSF-*" = "block"\n')
+    client.open(text, uri)
+    line, character = end_of(text)
+    asked = {"textDocument": {"uri": uri}, "position": {"line": line, "character": character}}
+    asked["context"] = {"triggerKind": 1}
+    assert await client.ask("textDocument/inlineCompletion", asked) is None
+    status = await client.ask("starcite/status", {})
+    assert status["state"] == "ready"
+    assert "withheld" in status["message"]
+    assert "PSF-2.0" in status["message"]
+    (tmp_path / "starcite.toml").write_text('[license]\n"PSF-*" = "allow"\n')
+    assert await client.ask("textDocument/inlineCompletion", asked) is None
+    status = await client.status("degraded")
+    assert "license is no key of a policy" in status["message"]
+    answer = await client.ask("starcite/check", {"textDocument": {"uri": uri}})
+    assert answer["checked"]["state"] == "not_checked"
+    assert {match["decision"] for match in answer["matches"]} == {"block"}
+
+
 async def test_check_of_a_range_has_the_documents_offsets(client: Client) -> None:
     """Offsets, lines and ranges are the document's, whatever part was asked about."""
     head = "import os\n\n"
