@@ -82,6 +82,7 @@ class Run:
         self._corpus(split)
         out = self.folder / "index"
         self._timed("in memory", lambda: build_documents(iter(indexed), out, name="benchmark"))
+        self._show("rates on one processor", {"": speed.rates(indexed, self.folder / "rates")})
         evidence = quality.Evidence(indexed)
         with Index.open(out) as index:
             ours = engines.Starcite(index)
@@ -262,6 +263,19 @@ def goals(result: dict[str, Any]) -> dict[str, str]:
         ("the same, processor's time, p50 ms", worst["p50_cpu_ms"], "<=", 0.3),
         ("the same, processor's time, p99 ms", worst["p99_cpu_ms"], "<=", 1.0),
         ("open, ms", max(row["p50_ms"] for row in result["open"].values()), "<=", 20),
+        (
+            "fingerprinting, MB/s of one processor",
+            result["rates on one processor"][""]["fingerprint_mb_per_cpu_s"],
+            ">=",
+            100,
+        ),
+        ("the same with sort and write", result["rates on one processor"][""]["build_mb_per_cpu_s"], ">=", 30),
+        (
+            "memory of the largest process, MB",
+            max(row["largest_process_mb"] for row in result["build"].values()),
+            "<=",
+            1000,
+        ),
         ("index per corpus byte, guarantee 50", max(v for k, v in builds.items() if "guarantee 50" in k), "<=", 0.20),
         ("index per corpus byte, guarantee 100", max(v for k, v in builds.items() if "guarantee 100" in k), "<=", 0.08),
         ("re-indented, reformatted, requoted %", exact, ">=", 100),

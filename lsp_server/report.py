@@ -66,7 +66,7 @@ def for_a_person(
     """
     for result in results:
         shown = result.matches if allowed else result.wanting
-        if result.target.named or shown or result.checked.state == "not_checked":
+        if result.target.named or shown:
             yield f"{plain(result.target.name)}: {sentence(result.checked, shown)}"
         for match in shown:
             yield heading(match)
@@ -82,9 +82,7 @@ def sentence(checked: Checked, matches: Sequence[Match]) -> str:
     """Return what was searched and how many passages were found, in one line."""
     if checked.state == "not_checked":
         return f"not checked: {checked.reason}"
-    documents = sum(index["documents"] for index in checked.indexes)
-    names = ", ".join(str(index["name"]) for index in checked.indexes)
-    against = f"checked against {documents:,} documents of {names} in {checked.elapsed_ms:.2f} ms"
+    against = f"checked against {_scope(checked)} in {checked.elapsed_ms:.2f} ms"
     if not matches:
         return f"{against}: nothing found, which does not mean that it is original"
     return f"{against}: {_counted(len(matches), 'passage')} found"
@@ -92,10 +90,15 @@ def sentence(checked: Checked, matches: Sequence[Match]) -> str:
 
 def summary(results: Sequence[Result]) -> str:
     """Return how much was checked and found in all, in one line."""
+    unchecked = [result.checked for result in results if result.checked.state == "not_checked"]
+    if unchecked:
+        return f"{len(unchecked):,} of {_counted(len(results), 'file')} not checked: {unchecked[0].reason}"
     passages = sum(len(result.wanting) for result in results)
     files = sum(bool(result.wanting) for result in results)
-    found = f"{_counted(passages, 'passage')} found in {files:,} of them" if passages else "nothing found"
-    return f"{_counted(len(results), 'file')} checked: {found}"
+    found = f"{_counted(passages, 'passage')} found in {files:,} of them"
+    nothing = "nothing found, which does not mean that it is original"
+    against = _scope(results[0].checked)
+    return f"{_counted(len(results), 'file')} checked against {against}: {found if passages else nothing}"
 
 
 def heading(match: Match) -> str:
@@ -195,6 +198,11 @@ def _cells(text: str) -> int:
 
 def _is_shown(character: str) -> bool:
     return unicodedata.category(character) not in {"Cc", "Cf", "Cs", "Zl", "Zp"}
+
+
+def _scope(checked: Checked) -> str:
+    documents = sum(index["documents"] for index in checked.indexes)
+    return f"{_counted(documents, 'document')} of {', '.join(str(index['name']) for index in checked.indexes)}"
 
 
 def _counted(number: int, noun: str) -> str:

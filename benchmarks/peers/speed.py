@@ -18,14 +18,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from attribution.build import build
+from attribution import normalise
+from attribution.build import build, build_documents
+from attribution.fingerprint import GUARANTEES, K, fingerprints
 from attribution.index import Index
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from attribution.documents import Document
+
 ROOT = Path(__file__).resolve().parents[2]
 WARM_UP = 50
+_TEXT_KINDS = {"text", "originals"}
 
 
 def percentiles(ask: Callable[[str], object], queries: Sequence[str]) -> dict[str, float]:
@@ -46,6 +51,31 @@ def percentiles(ask: Callable[[str], object], queries: Sequence[str]) -> dict[st
         "p99_cpu_ms": round(float(np.percentile(used, 99)), 3),
         "found %": round(100 * found / len(queries), 1),
     }
+
+
+def rates(indexed: Sequence[Document], folder: Path) -> dict[str, float]:
+    """Return megabytes of source per second of one processor: fingerprinting, and a build in memory with writing."""
+    size = sum(len(document.text.encode("utf-8", "replace")) for document in indexed) / 1e6
+    texts = [document.text for document in indexed]
+    fingerprinting = min(_cpu_s(lambda: _fingerprint(texts)) for _ in range(3))
+    building = min(
+        _cpu_s(lambda: build_documents(iter(indexed), folder, name="rates", overwrite=True)) for _ in range(2)
+    )
+    return {
+        "fingerprint_mb_per_cpu_s": round(size / fingerprinting, 1),
+        "build_mb_per_cpu_s": round(size / building, 1),
+    }
+
+
+def _fingerprint(texts: Sequence[str]) -> None:
+    for text in texts:
+        fingerprints(normalise.text(text).data, K, GUARANTEES[50])
+
+
+def _cpu_s(function: Callable[[], object]) -> float:
+    start = time.process_time()
+    function()
+    return time.process_time() - start
 
 
 def opening(folder: Path) -> dict[str, float]:
@@ -86,7 +116,7 @@ def built(sources: Sequence[Path], out: Path, guarantee: int, jobs: int) -> dict
 def sizes(folder: Path, corpus_bytes: int) -> dict[str, float]:
     """Return index bytes per corpus byte: the text of the documents, and all the rest, sources included."""
     files = {path: path.stat().st_size for path in folder.rglob("*") if path.is_file()}
-    text = sum(size for path, size in files.items() if path.name.startswith("text"))
+    text = sum(size for path, size in files.items() if path.name.partition("-")[0] in _TEXT_KINDS)
     return {
         "index_per_corpus_byte": round((sum(files.values()) - text) / corpus_bytes, 4),
         "text_per_corpus_byte": round(text / corpus_bytes, 4),

@@ -195,7 +195,7 @@ def test_check_of_a_folder_passes_over_what_is_no_text(small_index: Path, reposi
     ended = run("check", ".", "--index", small_index, cwd=repository)
     assert ended.returncode == 1
     assert "a.py: checked against 5 documents" in ended.stdout
-    assert "1 file checked: 1 passage found in 1 of them" in ended.stdout
+    assert "1 file checked against 5 documents of stdlib-part: 1 passage found in 1 of them" in ended.stdout
     assert ended.stderr == "starcite: passed over 1: not UTF-8\n"
     assert "not UTF-8" in complaint(run("check", "bad.py", "--index", small_index, cwd=repository), 2)
 

@@ -141,10 +141,11 @@ def test_files_of_a_folder_are_summed_up() -> None:
     text = printed(clean, found, clean)
     assert "a.py" not in text
     assert "no licence known" in text
-    assert text.endswith("3 files checked: 1 passage found in 1 of them")
-    assert printed(clean).endswith("1 file checked: nothing found")
+    assert text.endswith("3 files checked against 7 documents of i: 1 passage found in 1 of them")
+    whole = "1 file checked against 7 documents of i: nothing found, which does not mean that it is original"
+    assert printed(clean) == whole
     unchecked = Checked("not_checked", "no index", (), "none", 0.1)
-    assert "a.py: not checked: no index" in printed(result(named=False, checked=unchecked))
+    assert printed(clean, result(named=False, checked=unchecked)) == "1 of 2 files not checked: no index"
 
 
 def test_json_has_what_was_passed_over() -> None:
