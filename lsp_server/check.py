@@ -121,7 +121,7 @@ def _status(results: list[Result], targets: Targets, *, allowed: bool) -> int:
             return terminal.complain(f"not checked: {result.checked.reason}", terminal.BAD_INPUT)
     if not results:
         sys.stderr.write("starcite: there is nothing to check here\n")
-    return terminal.FOUND if any(result.matches if allowed else result.wanting for result in results) else 0
+    return terminal.FOUND if any(result.matches if allowed else result.not_allowed for result in results) else 0
 
 
 def _show_policy(policies: Policies, options: argparse.Namespace) -> int:

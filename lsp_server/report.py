@@ -35,7 +35,7 @@ class Result:
     checked: Checked
 
     @property
-    def wanting(self) -> tuple[Match, ...]:
+    def not_allowed(self) -> tuple[Match, ...]:
         """Return the matches that the policy does not allow."""
         return tuple(match for match in self.matches if match.decision != "allow")
 
@@ -65,7 +65,7 @@ def for_a_person(
     were found in a folder are named only where something is found in them, and summed up at the end.
     """
     for result in results:
-        shown = result.matches if allowed else result.wanting
+        shown = result.matches if allowed else result.not_allowed
         if result.target.named or shown:
             yield f"{plain(result.target.name)}: {sentence(result.checked, shown)}"
         for match in shown:
@@ -73,7 +73,7 @@ def for_a_person(
             yield from _lines(result.target.text, match, width, excerpt)
     if any(not result.target.named for result in results):
         yield summary(results)
-    hidden = 0 if allowed else sum(len(result.matches) - len(result.wanting) for result in results)
+    hidden = 0 if allowed else sum(len(result.matches) - len(result.not_allowed) for result in results)
     if hidden:
         yield f"{_counted(hidden, 'passage')} that the policy allows; --all shows them"
 
@@ -93,8 +93,8 @@ def summary(results: Sequence[Result]) -> str:
     unchecked = [result.checked for result in results if result.checked.state == "not_checked"]
     if unchecked:
         return f"{len(unchecked):,} of {_counted(len(results), 'file')} not checked: {unchecked[0].reason}"
-    passages = sum(len(result.wanting) for result in results)
-    files = sum(bool(result.wanting) for result in results)
+    passages = sum(len(result.not_allowed) for result in results)
+    files = sum(bool(result.not_allowed) for result in results)
     found = f"{_counted(passages, 'passage')} found in {files:,} of them"
     nothing = "nothing found, which does not mean that it is original"
     against = _scope(results[0].checked)
@@ -137,20 +137,25 @@ def plain(text: str) -> str:
 
 
 def _lines(text: str, match: Match, width: int, excerpt: Callable[[Source], str | None]) -> list[str]:
-    snapshot = Snapshot("", "", 0, text)
-    bounds = (snapshot.line_bounds(line) for line in range(match.start_line - 1, match.end_line))
-    yours = [text[start:end] for start, end in bounds]
+    yours = _split(text)[match.start_line - 1 : match.end_line]
     source = match.sources[0] if match.sources else None
     theirs = excerpt(source) if source and width >= 2 * _LEAST_CELLS else None
     if source is None or theirs is None:
         return _shortened([f"    {line}".rstrip() for line in _numbered(yours, match.start_line, width - 4)])
-    return side_by_side(yours, theirs.splitlines(), (match.start_line, source.start_line), width)
+    return side_by_side(yours, _split(theirs), (match.start_line, source.start_line), width)
 
 
 def _cited(source: Source) -> str:
     name = " ".join(filter(None, (source.name, source.revision)))
     conflict = " (licences conflict)" * source.license_conflict
     return f"{name}  {source.path}:{source.start_line}-{source.end_line}  {named_licenses(source)}{conflict}"
+
+
+def _split(text: str) -> list[str]:
+    """Return the lines as an editor counts them: `str.splitlines` ends them at form feeds too."""
+    snapshot = Snapshot("", "", 0, text.removesuffix("\n"))
+    bounds = (snapshot.line_bounds(line) for line in range(len(snapshot.line_starts)))
+    return [snapshot.text[start:end] for start, end in bounds]
 
 
 def _aligned(yours: Sequence[str], theirs: Sequence[str]) -> Iterator[tuple[int | None, int | None]]:

@@ -86,6 +86,7 @@ def test_the_lines_stand_beside_those_of_the_source() -> None:
         "4 return a │ 12 return a",
     ]
     assert len({row.index("│") for row in rows[3:]}) == 1
+    assert "11   f" in printed(result(match(source())), excerpt="a\fb\n  f\r\n")
 
 
 @pytest.mark.parametrize(("excerpt", "width"), [(None, 100), ("def f(a):\n    return a", 40)])
