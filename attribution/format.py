@@ -40,6 +40,7 @@ import re
 import zlib
 from collections import OrderedDict
 from dataclasses import dataclass
+from functools import cached_property
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
@@ -284,6 +285,39 @@ class Reader:
         if len(numbers) and numbers.max() >= len(self.sources):
             raise self.damaged("documents", "it names a source that does not exist")
         return numbers
+
+    def terms_of(self, documents: I64) -> set[tuple[tuple[str, ...], bool]]:
+        """Return the licences of the documents' sources, and whether these conflict: each once."""
+        terms, number = self._terms
+        return {terms[held] for held in np.unique(number[self.source_of(documents)]).tolist()}
+
+    @cached_property
+    def _terms(self) -> tuple[list[tuple[tuple[str, ...], bool]], I64]:
+        """The different licences that sources have, and which of them each source has."""
+        held = [(source.licenses, source.license_conflict) for source in self.sources]
+        numbers = {terms: number for number, terms in enumerate(dict.fromkeys(held))}
+        return list(numbers), np.array([numbers[terms] for terms in held], dtype=np.int64)
+
+    def digest_of(self, document: int) -> bytes:
+        """Return the SHA-256 of a document's source text in UTF-8."""
+        digest: bytes = self._documents["digest"][document].tobytes()
+        return digest
+
+    def find(self, digest: bytes, path: str, name: str, revision: str) -> int | None:
+        """Return the first document of that text, path and source that is not forgotten, or None."""
+        wanted = np.frombuffer(digest, dtype=np.uint8)
+        if len(wanted) != DIGEST_BYTES:
+            return None
+        digests = self._documents["digest"][:-1]
+        near = np.flatnonzero(digests[:, 0] == wanted[0])
+        for document in near[(digests[near] == wanted).all(axis=1)].tolist():
+            number = int(self.source_of(np.array([document]))[0])
+            source = self.sources[number]
+            if self.forgotten is not None and self.forgotten[number]:
+                continue
+            if (self.path_of(document), source.name, source.revision) == (path, name, revision):
+                return int(document)
+        return None
 
     def path_of(self, document: int) -> str:
         """Return a document's path within its source."""

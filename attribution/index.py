@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 from urllib.parse import quote
@@ -31,7 +31,10 @@ Terms = tuple[tuple[str, ...], bool]  # the SPDX ids of a source, and whether th
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A place that holds a matched span: lines are 1-based and inclusive, licences are SPDX ids."""
+    """A place that holds a matched span: lines are 1-based and inclusive, licences are SPDX ids.
+
+    `content` is the SHA-256 of the whole document's text in UTF-8, by which `Index.excerpt` finds it again.
+    """
 
     name: str
     revision: str
@@ -41,6 +44,7 @@ class Source:
     url: str
     licenses: tuple[str, ...]
     license_conflict: bool
+    content: str = field(default="", repr=False, compare=False)
 
     def to_json(self) -> dict[str, Any]:
         """Return the `Source` of the public contract."""
@@ -62,7 +66,8 @@ class Match:
 
     `start` and `end` are 0-based code points, half-open; lines are 1-based and inclusive; `run` counts normalised
     characters. `source_count` counts the documents that hold the span, of which `sources` lists ten at most; `terms`
-    are the licences of all of them, but for a common span.
+    are the licences of all of them, but for a common span. `license_conflict`: the sources name different licences, all
+    of them looked at, or one of them is in conflict with itself.
     """
 
     start: int
@@ -76,6 +81,7 @@ class Match:
     kind: str = "verbatim"
     decision: Literal["allow", "annotate", "block"] = "annotate"
     terms: tuple[Terms, ...] = ()
+    license_conflict: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return the `Match` of the public contract."""
@@ -89,6 +95,7 @@ class Match:
             "class": self.classification,
             "decision": self.decision,
             "source_count": self.source_count,
+            "license_conflict": self.license_conflict,
             "sources": [source.to_json() for source in self.sources],
         }
 
@@ -150,6 +157,22 @@ class Index:
     def matches(self, text: str, *, min_run: int = MIN_RUN, start: int = 0) -> list[Match]:
         """Return the matches of `text`, as `search` does."""
         return search([self], text, min_run=min_run, start=start)
+
+    def excerpt(self, source: Source, context_lines: int = 0) -> str | None:
+        """Return the lines of a source that hold the span, as they stand there, with some lines before and after.
+
+        `None` if the source is not from this index, or is forgotten. Takes a millisecond for a large document.
+        """
+        reader = self.reader
+        document = reader.find(bytes.fromhex(source.content), source.path, source.name, source.revision)
+        if document is None:
+            return None
+        text = reader.original(document)
+        starts = normalise.line_starts(text)
+        first = max(0, source.start_line - 1 - context_lines)
+        last = min(len(starts), source.end_line + context_lines)
+        end = int(starts[last]) if last < len(starts) else len(text)
+        return text[int(starts[first]) : end]
 
     def verify(self) -> None:
         """Check every byte of the index; raises `IndexFormatError` naming the damaged file."""
@@ -256,6 +279,7 @@ def _match(found: list[_Found], normalised: normalise.Normalised, lines: I64) ->
     start, end = int(normalised.offsets[span.start]), int(normalised.offsets[span.end - 1]) + 1
     start_line, end_line = np.searchsorted(lines, [start, end - 1], side="right").tolist()
     documents, sources = _counts(found)
+    terms = _terms(found)
     common = documents > COMMON_DOCUMENTS or sources > COMMON_SOURCES
     return Match(
         start=start,
@@ -266,7 +290,8 @@ def _match(found: list[_Found], normalised: normalise.Normalised, lines: I64) ->
         classification="common" if common else "rare",
         source_count=documents,
         sources=_listed(found),
-        terms=() if common else _terms(found),
+        terms=() if common else terms,
+        license_conflict=len({licenses for licenses, _ in terms if licenses}) > 1 or any(flag for _, flag in terms),
     )
 
 
@@ -286,9 +311,7 @@ def _counts(found: list[_Found]) -> tuple[int, int]:
 
 def _terms(found: list[_Found]) -> tuple[Terms, ...]:
     """Return the licences of every source that holds a span, listed or not, and whether they conflict; each once."""
-    numbers = ((span.reader, number) for span in found for number in span.reader.source_of(span.documents).tolist())
-    records = (reader.sources[number] for reader, number in numbers)
-    return tuple(sorted({(record.licenses, record.license_conflict) for record in records}))
+    return tuple(sorted(set().union(*(span.reader.terms_of(span.documents) for span in found))))
 
 
 def _listed(found: list[_Found]) -> tuple[Source, ...]:
@@ -315,4 +338,14 @@ def _source(span: _Found, which: int, number: int) -> Source:
     path = span.reader.path_of(document)
     first, last = span.reader.lines_of(document, position, position + span.end - span.start)
     url = record.url.replace("{path}", quote(path))
-    return Source(record.name, record.revision, path, first, last, url, record.licenses, record.license_conflict)
+    return Source(
+        record.name,
+        record.revision,
+        path,
+        first,
+        last,
+        url,
+        record.licenses,
+        record.license_conflict,
+        span.reader.digest_of(document).hex(),
+    )

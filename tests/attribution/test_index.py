@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -277,6 +278,7 @@ def test_json_is_the_contract_s() -> None:
         "class": "rare",
         "decision": "annotate",
         "source_count": 1,
+        "license_conflict": False,
         "sources": [
             {
                 "name": "owner/repo",
@@ -320,3 +322,42 @@ def test_a_common_gram_is_followed_everywhere(monkeypatch: pytest.MonkeyPatch) -
             assert (match.source_count, match.classification) == (601, "common")
             (match,) = index.matches(header + tail)
             assert [source.path for source in match.sources] == ["whole.py"]
+
+
+def test_an_excerpt_is_the_source_s_own_text() -> None:
+    """The lines of a source are shown as they stand there, with lines around; of another index there are none."""
+    body = "".join(f'    value_{n} = compute({n} * {n})  # "step"\r\n' for n in range(9))
+    document = "head\n" + body + "last"
+    with tempfile.TemporaryDirectory() as folder:
+        for text in ("raw", "compressed"):
+            found = [Document(document, "a.py", SOURCE), Document(f"#\n{document}", "a.py", SOURCE)]
+            build_documents(found, Path(folder) / text, text=text)
+        with Index.open(Path(folder) / "raw") as index, Index.open(Path(folder) / "compressed") as other:
+            (match,) = index.matches(body.replace("\r\n", " "))
+            assert match.to_json() == other.matches(body.replace("\r\n", " "))[0].to_json()
+            for source in match.sources:
+                assert index.excerpt(source) == other.excerpt(source) == body
+            first = min(match.sources, key=lambda source: source.start_line)
+            assert index.excerpt(first, context_lines=1) == document
+            assert index.excerpt(first, context_lines=100) == document
+            assert index.excerpt(replace(first, path="b.py")) is None
+            assert index.excerpt(replace(first, content="00" * 32)) is None
+            assert index.excerpt(replace(first, content="")) is None
+
+
+def test_sources_that_disagree_about_the_licence_are_flagged() -> None:
+    """The same text under two licences is a conflict, also of sources that are not listed; an unknown one is none."""
+    run = "".join(random.Random(9).choice("abcdefgh") for _ in range(100))  # noqa: S311
+
+    def conflict(*licenses: tuple[str, ...]) -> bool:
+        records = [SourceRecord(f"{n:02}", "1", "", held, license_conflict=False) for n, held in enumerate(licenses)]
+        with tempfile.TemporaryDirectory() as folder:
+            build_documents([Document(run, "a.py", record) for record in records], Path(folder) / "i")
+            with Index.open(Path(folder) / "i") as index:
+                (match,) = index.matches(run)
+                assert match.to_json()["license_conflict"] is match.license_conflict
+                return match.license_conflict
+
+    assert not conflict(("MIT",), ("MIT",), ())
+    assert conflict(("MIT",), ("GPL-3.0-only",))
+    assert conflict(*[("MIT",)] * 30, ("ISC",))
