@@ -79,6 +79,7 @@ class Options(TypedDict, total=False):
 
     name: str | None
     guarantee: int
+    text: str
     license: str | None
     docs: bool
     allow_license: Iterable[str] | None
@@ -101,6 +102,7 @@ class _Job:
     work: Path
     name: str
     rules: runs.Rules
+    text: str
     license: str | None
     docs: bool
     overwrite: bool
@@ -326,7 +328,7 @@ class WriteIndex(_Step):
         for counts in sorted((job.work / "shards").glob("*/counts.json")):
             self.counts.update(json.loads(counts.read_bytes()))
         merge = _Gathered(job.shards(), job.order(), job.work / "postings")
-        report = publish(merge, job.out, name=job.name, overwrite=job.overwrite, skipped=self.counts)
+        report = publish(merge, job.out, name=job.name, text=job.text, overwrite=job.overwrite, skipped=self.counts)
         (job.work / "report.json").write_text(json.dumps(asdict(report), default=str), encoding="utf-8")
         yield from ()
 
@@ -454,6 +456,7 @@ def _job(sources: Iterable[str | os.PathLike[str]], out: str | os.PathLike[str],
         work=target.with_name(f".{target.name}.pipeline"),
         name=options.get("name") or target.name,
         rules=runs.Rules(guarantee, filters),
+        text=options.get("text", "raw"),
         license=license_id,
         docs=docs,
         overwrite=options.get("overwrite", False),
@@ -486,7 +489,8 @@ def _begin(job: _Job, tasks: int) -> None:
     filters = job.rules.filters
     rules = [job.rules.digest().hex(), sorted(filters.allowed or ()), filters.allowed is None, filters.dedup]
     asked = json.dumps(
-        [tasks, *map(str, job.parts), stamps, job.name, rules, job.license, job.docs, job.overwrite], sort_keys=True
+        [tasks, *map(str, job.parts), stamps, job.name, rules, job.text, job.license, job.docs, job.overwrite],
+        sort_keys=True,
     )
     description = job.work / "job.json"
     if not description.is_file() or description.read_text("utf-8") != asked:

@@ -61,8 +61,8 @@ _MAX_FILE_BYTES = 1 << 20
 _KEYS = ("min-run", "own", "classes", "licenses", "paths")
 _PATH_KEYS = ("match", "classes", "licenses")
 _LICENSE_PATTERN = re.compile(r"[A-Za-z0-9.+*-]+")
-_GLOB_TOKEN = re.compile(r"\*\*/|\*\*|\*|\?|[^*?]+")
-_GLOB_MEANING = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
+_GLOB_TOKEN = re.compile(r"\*+|\?|[^*?]+")
+_GLOB_MEANING = {"*": "[^/]*", "?": "[^/]"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,16 +252,21 @@ def license_class(license_id: str) -> str:
 
 
 def glob_pattern(glob: str) -> re.Pattern[str]:
-    """Return the pattern of a glob: `*` and `?` stay within a name, `**` does not; a folder means all that is in it.
+    """Return the pattern of a glob, which means what it means in .gitignore, but that brackets stand for themselves.
 
-    As in .gitignore, a glob without a slash (but at its end) fits at any depth, any other from the policy's folder on.
+    `*` and `?` stay within a name, `**` as a whole name is any folders; a glob without a slash (but at its end) fits at
+    any depth, any other from the policy's folder on; one of a folder means all that is in it.
     """
-    body = glob.removesuffix("/")
-    anchored = "/" in body
-    tokens = _GLOB_TOKEN.findall(body.removeprefix("/"))
-    translated = "".join(_GLOB_MEANING.get(token) or re.escape(token) for token in tokens)
-    tail = "/.*" if glob.endswith("/") else "(?:/.*)?"
-    return re.compile(("" if anchored else "(?:.*/)?") + translated + tail, re.DOTALL)
+    names = glob.removeprefix("/").removesuffix("/").split("/")
+    translated = "" if "/" in glob.removesuffix("/") else "(?:.*/)?"
+    for name in names[:-1]:
+        translated += "(?:.*/)?" if name == "**" else f"{_translated(name)}/"
+    translated += ".+" if names[-1] == "**" else _translated(names[-1])
+    return re.compile(translated + ("/.*" if glob.endswith("/") else "(?:/.*)?"), re.DOTALL)
+
+
+def _translated(name: str) -> str:
+    return "".join(_GLOB_MEANING.get(token[0]) or re.escape(token) for token in _GLOB_TOKEN.findall(name))
 
 
 def _relative(path: Path | None, file: Path | None) -> str:

@@ -34,6 +34,8 @@ ONLY_IN = {
     "lsprotocol": "lsp_server/server.py",
     "llama_cpp": "models/backend_llama.py",
     "huggingface_hub": "models/sources.py",
+    "datatrove": "attribution/pipeline.py",
+    "ray": "attribution/pipeline.py",
 }
 # The one look of the doctor that asks whether the library loads at all.
 EXCEPTIONS = {("llama_cpp", "lsp_server/doctor.py")}

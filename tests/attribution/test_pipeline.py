@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import random
 import shutil
@@ -106,10 +107,17 @@ def test_filters_decide_as_on_one_machine(sources: list[Path], tmp_path: Path, t
         assert {reason for reason in reasons if not report.skipped.get(reason)} == set()
 
 
+def test_options_are_those_of_the_build() -> None:
+    """What `build` can be asked for, a pipeline can, and by the same names; only how it is run differs."""
+    asked = set(inspect.signature(build).parameters) - {"sources", "out", "jobs", "progress"}
+    assert set(Options.__annotations__) == asked
+
+
 def test_worker_processes(sources: list[Path], tmp_path: Path) -> None:
-    """Two processes at a time, in chunks and blocks, with the other guarantee, give the same bytes."""
-    single(sources, tmp_path / "one.idx", guarantee=100)
-    pipeline.run_local(sources, tmp_path / "i", workers=2, tasks=3, name="n", guarantee=100)
+    """Two processes at a time, in chunks and blocks, with the other guarantee and texts, give the same bytes."""
+    options = Options(guarantee=100, text="compressed")
+    single(sources, tmp_path / "one.idx", **options)
+    pipeline.run_local(sources, tmp_path / "i", workers=2, tasks=3, name="n", **options)
     assert contents(tmp_path / "i") == contents(tmp_path / "one.idx")
 
 

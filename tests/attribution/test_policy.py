@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attribution.build import build
@@ -276,6 +277,44 @@ def test_globs_mean_what_they_mean_in_gitignore(glob: str, fits: list[str], miss
     pattern = glob_pattern(glob)
     assert [path for path in fits if not pattern.fullmatch(path)] == []
     assert [path for path in misses if pattern.fullmatch(path)] == []
+
+
+NAMES = st.sampled_from(["a", "b", "ab", "a.b", "ba"])
+PATHS = st.lists(st.lists(NAMES, min_size=1, max_size=4).map("/".join), min_size=1, max_size=30, unique=True)
+GLOBS = st.builds(
+    "{}{}{}".format,
+    st.sampled_from(["", "/", "**/"]),
+    st.lists(st.sampled_from(["a", "b", "*", "?", "a*", "*b", "**", "a?b", "*.b"]), min_size=1, max_size=3).map(
+        "/".join
+    ),
+    st.sampled_from(["", "/"]),
+)
+
+
+@pytest.fixture(scope="session")
+def ignoring(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return an empty repository."""
+    root = tmp_path_factory.mktemp("ignoring")
+    subprocess.run(["git", "init", "-q", root], check=True)
+    return root
+
+
+@settings(max_examples=60, deadline=None)
+@given(glob=GLOBS, paths=PATHS)
+def test_globs_mean_what_git_takes_them_for(ignoring: Path, glob: str, paths: list[str]) -> None:
+    """Git itself is asked which paths a .gitignore with this line would ignore."""
+    (ignoring / ".git" / "info" / "exclude").write_text(glob + "\n")
+    asked = subprocess.run(
+        ["git", "check-ignore", "--no-index", "--stdin", "-z"],
+        cwd=ignoring,
+        input="\0".join(paths),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert asked.stderr == ""
+    pattern = glob_pattern(glob)
+    assert {path for path in paths if pattern.fullmatch(path)} == set(asked.stdout.split("\0")) - {""}
 
 
 def test_the_examples_of_the_documentation_are_policies(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import jsonschema
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attribution.index import Match, Source
@@ -98,6 +98,7 @@ def test_without_the_text_of_the_source_or_room_for_it_only_the_own_lines_are_sh
     assert rows[3:] == ["    3 def f(a):", "    4     return a"]
 
 
+@settings(max_examples=50)
 @given(
     st.lists(st.text(max_size=60), min_size=1, max_size=40),
     st.lists(st.text(max_size=60), min_size=1, max_size=40),
