@@ -85,6 +85,12 @@ def fingerprints(data: U8, k: int, w: int) -> Fingerprints:
     return Fingerprints(positions[kept], keys[kept])
 
 
+def rolling(k: int) -> tuple[U64, U64]:
+    """Return the random value of each byte, and the base, its inverse and its power of k - 1: for `kernels`."""
+    tables = _tables()
+    return tables.bytes, np.array([tables.powers[1], tables.inverses[1], tables.powers[k - 1]])
+
+
 def _winnow(data: U8, k: int, w: int) -> tuple[I64, U32]:
     """Return positions and keys of the right-most minima of all windows of at most a chunk of bytes, each once."""
     hashes = _gram_hashes(data, k)

@@ -180,7 +180,7 @@ def packed_lines(lines: npt.NDArray[np.uint32]) -> bytes:
     longs = steps // _LONG
     data = np.full(int(longs.sum()) + len(steps), _LONG, dtype=np.uint8)
     data[np.cumsum(longs + 1) - 1] = steps - longs * _LONG
-    return zlib.compress(data.tobytes(), 9)
+    return zlib.compress(data.tobytes(), 6)
 
 
 def unpacked_lines(data: bytes) -> npt.NDArray[np.uint32]:

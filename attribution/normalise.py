@@ -63,6 +63,11 @@ def text(source: str) -> Normalised:
     return Normalised(_FOLDED[raw[indices]], character[indices])
 
 
+def tables() -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.uint8]]:
+    """Return which code points are kept, the last for all above it, and what each byte becomes: for `kernels`."""
+    return _KEPT, _FOLDED
+
+
 def starts_character(data: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
     """Return, for each byte of UTF-8, whether a character starts there."""
     starts: npt.NDArray[np.bool_] = (data & 0xC0) != 0x80  # noqa: PLR2004 - continuation bytes are 10xxxxxx

@@ -39,9 +39,9 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from attribution import normalise
+from attribution import kernels
 from attribution.errors import SourceError
-from attribution.fingerprint import GUARANTEES, K, fingerprints
+from attribution.fingerprint import GUARANTEES, K
 from attribution.format import SourceRecord, compressed
 
 if TYPE_CHECKING:
@@ -175,15 +175,14 @@ class ShardWriter:
 def prepare(document: Document) -> Entry:
     """Return a document made ready for a shard."""
     raw = document.text.encode("utf-8", "surrogatepass")
-    normalised = normalise.text(document.text)
-    lines = np.searchsorted(normalised.offsets, normalise.line_starts(document.text))
+    data, lines = kernels.normalised(raw)
     return Entry(
         source=document.source,
         path=document.path.encode("utf-8", "surrogatepass"),
         digest=hashlib.sha256(raw).digest(),
         source_bytes=len(raw),
-        data=normalised.data,
-        lines=lines.astype(np.uint32),
+        data=data,
+        lines=lines,
         original=compressed(raw),
     )
 
@@ -270,7 +269,7 @@ def _postings(
     """
     pairs = []
     for entry, start in zip(entries, starts[:-1].tolist(), strict=True):
-        prints = fingerprints(entry.data, K, w)
+        prints = kernels.prints(entry.data, K, w)
         pairs.append(prints.keys.astype(np.uint64) << np.uint64(32) | (prints.positions + start).astype(np.uint64))
     joined = _joined(pairs, np.uint64)
     joined.sort()
