@@ -96,6 +96,26 @@ def read_part(
         yield from _documents(tree, origin, skipped, docs=docs)
 
 
+def total_bytes(sources: Iterable[Path], *, docs: bool = False) -> int | None:
+    """Return about how much source code there is to be read; None where that is not known before: in what is packed.
+
+    Raises `SourceError` as `read` does.
+    """
+    total = 0
+    try:
+        for part in parts(sources, Counter(), docs=docs):
+            if part.is_dir():
+                found = _walk(part.resolve(), "", Counter())
+                total += sum(entry.stat().st_size for relative, entry in found if is_source(relative, docs=docs))
+            elif part.name.lower().endswith((".jsonl", ".tar")):
+                total += part.stat().st_size
+            else:
+                return None
+    except OSError:  # a file that has just gone: the build counts it
+        return None
+    return total
+
+
 def decode(data: bytes) -> str:
     """Return a file's text: UTF-8, or the encoding that one of its first two lines declares (PEP 263).
 

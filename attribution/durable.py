@@ -56,17 +56,18 @@ def sync_folder(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, *, wait: bool = True) -> Iterator[None]:
     """Hold a folder against others who ask for it too; the lock leaves no file and ends with the process.
 
-    Where the system has no `flock` (Windows), the caller goes on without.
+    Where the system has no `flock` (Windows), the caller goes on without. Raises `BlockingIOError` if another holds the
+    folder and it is not waited for.
     """
     if sys.platform == "win32":
         yield
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         yield
     finally:
         os.close(descriptor)

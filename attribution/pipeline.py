@@ -27,14 +27,18 @@ submits tasks. The local executor waits for ever for a worker process that the s
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import threading
 import warnings
 from collections import Counter
 from dataclasses import asdict, dataclass
+from functools import cache
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
+import multiprocess
 import numpy as np
 from datatrove.data import Document
 from datatrove.executor.local import LocalPipelineExecutor
@@ -59,7 +63,6 @@ from attribution.shards import (
 from attribution.writer import check_output
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Callable, Iterable, Iterator
 
     import numpy.typing as npt
@@ -122,16 +125,6 @@ class _Job:
             return Order(saved["shard_of"], saved["number_of"], corpus_id, repeated)
 
 
-class _Executor(Protocol):
-    """What is used of datatrove's executors."""
-
-    def run(self) -> object:
-        """Run what is not complete."""
-
-    def get_incomplete_ranks(self, *, skip_completed: bool) -> list[int]:
-        """Return the ranks that did not end."""
-
-
 # --- steps -----------------------------------------------------------------------------------------------------------
 
 
@@ -144,6 +137,12 @@ class _Step(PipelineStep):  # type: ignore[misc]  # datatrove has no types
         super().__init__()
         self.job = job
         self.counts = counts
+
+    def __call__(self, data: Documents = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
+        """Run the step, in a process that ends with the one that began it: no other may take the rank up meanwhile."""
+        _end_with_parent()
+        found: Iterator[Document] = self.run(data, rank, world_size)
+        return found
 
 
 class ReadSources(_Step):
@@ -348,6 +347,16 @@ class _Gathered(Merge):
                     yield block, np.fromfile(positions, dtype=np.uint64, count=len(block))
 
 
+@cache
+def _end_with_parent() -> None:
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    if (parent := multiprocess.parent_process()) is not None:
+        threading.Thread(target=wait, daemon=True).start()
+
+
 def _part_of(document: Document) -> int:
     """Return the number of the part that a document is of."""
     return int(document.id.partition("/")[0])
@@ -380,11 +389,10 @@ def run_local(
     `options` are those of `build`. Raises what `build` raises, and `PipelineError`.
     """
 
-    def executor(stage: str, steps: list[_Step], ranks: int, depends: Any) -> _Executor:  # noqa: ANN401
-        made: _Executor = LocalPipelineExecutor(
+    def executor(stage: str, steps: list[_Step], ranks: int, depends: Any) -> Any:  # noqa: ANN401 - no types  # noqa: ANN401
+        return LocalPipelineExecutor(
             steps, tasks=ranks, workers=min(workers, ranks), logging_dir=stage, depends=depends
         )
-        return made
 
     return _run(_job(sources, out, options), workers if tasks is None else tasks, executor)
 
@@ -403,8 +411,8 @@ def run_ray(
     """
     import ray  # noqa: PLC0415 - half a second, and not needed locally
 
-    def executor(stage: str, steps: list[_Step], ranks: int, depends: Any) -> _Executor:  # noqa: ANN401
-        made: _Executor = RayPipelineExecutor(
+    def executor(stage: str, steps: list[_Step], ranks: int, depends: Any) -> Any:  # noqa: ANN401 - no types  # noqa: ANN401
+        return RayPipelineExecutor(
             steps,
             tasks=ranks,
             workers=min(workers, ranks),
@@ -412,7 +420,6 @@ def run_ray(
             depends=depends,
             mem_per_cpu_gb=MEMORY_PER_RANK_GB,
         )
-        return made
 
     if not ray.is_initialized():
         ray.init()
@@ -463,7 +470,7 @@ def _job(sources: Iterable[str | os.PathLike[str]], out: str | os.PathLike[str],
     )
 
 
-def _run(job: _Job, tasks: int, executor: Callable[[str, list[_Step], int, Any], _Executor]) -> BuildReport:
+def _run(job: _Job, tasks: int, executor: Callable[[str, list[_Step], int, Any], Any]) -> BuildReport:
     if not 1 <= tasks <= MAX_TASKS:
         raise PipelineError(f"{tasks} ranks cannot be run; ask for 1 to {MAX_TASKS}.")
     _begin(job, tasks)

@@ -34,7 +34,7 @@ from attribution.durable import locked, write_synced
 from attribution.errors import IndexWriteError
 from attribution.fingerprint import GUARANTEES, K
 from attribution.normalise import NORMALISER_VERSION
-from attribution.shards import Shard, combine, fingerprint_shard
+from attribution.shards import LAYOUT, Shard, combine, fingerprint_shard
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -59,7 +59,7 @@ class Rules:
 
     def digest(self) -> bytes:
         """Return a digest of the rules and of the versions of what applies them."""
-        versions = (NORMALISER_VERSION, K, GUARANTEES[self.guarantee], corpus.VERSION)
+        versions = (LAYOUT, NORMALISER_VERSION, K, GUARANTEES[self.guarantee], corpus.VERSION)
         return hashlib.sha256(repr((versions, self.guarantee, self.filters.identity())).encode()).digest()
 
 
@@ -67,14 +67,17 @@ class Rules:
 def work_folder(out: Path) -> Iterator[Path]:
     """Hold the folder beside an index in which it is built; what is in it goes when all went well.
 
-    Another build of the same index waits. Raises `IndexWriteError` for what the disk does.
+    Raises `IndexWriteError` for what the disk does, and if another build of the same index is under way: not waited
+    for, because a script that starts workers without a guard is in each of them that other build.
     """
     folder = out.parent / f".{out.name}.build"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with locked(folder):
+        with locked(folder, wait=False):
             yield folder
             shutil.rmtree(folder, ignore_errors=True)
+    except BlockingIOError as error:
+        raise IndexWriteError(f"{out}: another build of it is under way; wait for its end.") from error
     except OSError as error:
         reason = error.strerror or str(error)
         raise IndexWriteError(

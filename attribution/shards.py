@@ -73,6 +73,8 @@ _DTYPES: dict[str, np.dtype[Any]] = {
     "keys": np.dtype("<u4"),
     "positions": _U64,
 }
+LAYOUT = tuple(_DTYPES)
+"""What a shard consists of: one of another layout is not read again."""
 _DIGEST_BYTES = 32
 
 

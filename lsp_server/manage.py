@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 import time
 from dataclasses import asdict
@@ -33,16 +34,29 @@ def add_index(commands: terminal.Commands) -> None:
         group,
         "build",
         _index_build,
-        "build an index over folders, archives, wheels and installed packages",
+        "build an index over folders, archives, wheels, installed packages and data sets",
         "starcite index build src/ --out ./demo --name demo --license MIT",
     )
-    build.add_argument("sources", metavar="SRC", nargs="+", type=Path, help="a folder, an archive or a wheel")
+    build.add_argument(
+        "sources",
+        metavar="SRC",
+        nargs="+",
+        type=Path,
+        help="a folder, an archive, or rows (.jsonl[.gz|.zst], .parquet)",
+    )
     build.add_argument("--out", metavar="DIR", type=Path, help="where to put it (default: the installed indexes)")
     build.add_argument("--name", metavar="N", help="its name (default: that of DIR)")
     build.add_argument(
         "--guarantee", type=int, choices=(50, 100), default=50, help="every run of so many characters is found"
     )
-    build.add_argument("--license", metavar="SPDX", help="the licence of sources that do not name their own")
+    build.add_argument(
+        "--text", choices=("raw", "compressed"), default="raw", help="keep text as it is compared, or a third of it"
+    )
+    build.add_argument("--license", metavar="SPDX", help="the licence, whatever the sources say of theirs")
+    _add_filters(build)
+    build.add_argument(
+        "--jobs", metavar="N", type=int, default=os.cpu_count() or 1, help="processes that work (default: all cores)"
+    )
     terminal.with_json(build)
     info = terminal.command(group, "info", _index_info, "say what an index holds", "starcite index info ./demo --json")
     verify = terminal.command(
@@ -52,6 +66,18 @@ def add_index(commands: terminal.Commands) -> None:
         parser.add_argument("indexes", metavar="DIR", nargs="+", type=Path, help="the folder of an index")
         terminal.with_json(parser)
     _add_operations(group)
+
+
+def _add_filters(build: argparse.ArgumentParser) -> None:
+    build.add_argument(
+        "--allow-license",
+        metavar="SPDX",
+        nargs="+",
+        help="leave out other licences; 'permissive' names Blue Oak Council's, NONE texts without one",
+    )
+    build.add_argument("--optouts", metavar="F", type=Path, help="leave out who opted out, as in index forget")
+    build.add_argument("--dedup", action="store_true", help="leave out near-duplicates (MinHash, 0.7)")
+    build.add_argument("--redact", action="store_true", help="put placeholders for e-mail and IP addresses and keys")
 
 
 def _add_operations(group: terminal.Commands) -> None:
@@ -83,22 +109,32 @@ def _add_operations(group: terminal.Commands) -> None:
 
 
 def _index_build(options: argparse.Namespace) -> int:
+    from attribution import documents, optout
     from attribution.build import build
 
     if not (options.out or options.name):
         return terminal.complain(
             "say where the index goes: --out DIR, or --name N for the installed indexes", terminal.BAD_INPUT
         )
+    if options.jobs < 1:
+        return terminal.complain("--jobs needs at least 1 process; give 1 or more", terminal.BAD_INPUT)
     out: Path = options.out or paths.indexes_dir() / options.name
     started = time.monotonic()
-    progress = terminal.Progress("reading")
+    shown = sys.stderr.isatty()
+    progress = terminal.Progress("reading", documents.total_bytes(options.sources) if shown else None)
     report = build(
         options.sources,
         out,
         name=options.name or out.name,
         guarantee=options.guarantee,
+        text=options.text,
         license=options.license,
-        progress=progress.show if sys.stderr.isatty() else None,
+        allow_license=options.allow_license,
+        dedup=options.dedup,
+        redact=options.redact,
+        optouts=optout.read(options.optouts) if options.optouts else None,
+        jobs=options.jobs,
+        progress=progress.show if shown else None,
         overwrite=True,
     )
     progress.clear()

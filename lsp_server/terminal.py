@@ -45,14 +45,21 @@ def with_json(parser: argparse.ArgumentParser) -> None:
 class Progress:
     """One line on stderr that is written over, at most ten times a second."""
 
-    def __init__(self, label: str) -> None:
-        """Begin every line with the label."""
+    def __init__(self, label: str, total_bytes: int | None = None) -> None:
+        """Begin every line with the label; `total_bytes`: how many there are to be read, where that is known."""
         self._label = label
+        self._total_bytes = total_bytes
+        self._started = time.monotonic()
         self._next = 0.0
 
     def show(self, documents: int, size: int) -> None:
-        """Show how much has been read of what has no known end."""
-        self._write(f"{self._label}: {documents:,} documents, {size / 1e6:.1f} MB")
+        """Show how much has been read, at which rate, and how long the rest will take where its size is known."""
+        rate = size / max(time.monotonic() - self._started, 0.1)
+        line = f"{self._label}: {documents:,} documents, {size / 1e6:.1f} MB, {rate / 1e6:.1f} MB/s"
+        if self._total_bytes and rate:
+            left = round(max(self._total_bytes - size, 0) / rate)
+            line += f", {left // 3600}:{left // 60 % 60:02d}:{left % 60:02d} left"
+        self._write(line)
 
     def show_bytes(self, done: int, total: int, source: str) -> None:
         """Show bytes as a bar, and where they come from."""

@@ -30,6 +30,7 @@ from collections import Counter, defaultdict, deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from email.parser import BytesHeaderParser
+from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -150,7 +151,7 @@ def _quietly(registry: Callable[[str], Package | None]) -> Callable[[str], Packa
     def fetched(name: str) -> Package | None:
         try:
             return registry(name)
-        except (OSError, ValueError, KeyError, IndexError, SourceError, tarfile.TarError, lzma.LZMAError):
+        except (OSError, ValueError, LookupError, SourceError, tarfile.TarError, lzma.LZMAError):
             return None
 
     return fetched
@@ -181,11 +182,11 @@ def _npm(name: str) -> Package | None:
 
 
 def _debian(name: str) -> Package | None:
-    address, file, _, digest = _debian_address(name)
+    address, file, digest = _debian_addresses()[name]
     version = file.split("_")[1]
     target = folder() / "archives" / f"{name}_{version.replace('%3a', '.')}.tar"
     if not target.exists():
-        deb = _download(address, file, "sha256", bytes.fromhex(digest.removeprefix("SHA256:")))
+        deb = _download(address, file, "sha256", bytes.fromhex(digest))
         target.write_bytes(_debian_data(deb))
         deb.unlink()
     return _package("debian", name, version, target)
@@ -208,8 +209,8 @@ def _jdk(module: str) -> Package | None:
 def _jdk_sources() -> Path:
     path = folder() / "archives" / "jdk-src.zip"
     if not path.exists():
-        address, name, _, digest = _debian_address("openjdk-17-source")
-        deb = _download(address, name, "sha256", bytes.fromhex(digest.removeprefix("SHA256:")))
+        address, name, digest = _debian_addresses()["openjdk-17-source"]
+        deb = _download(address, name, "sha256", bytes.fromhex(digest))
         with tarfile.open(fileobj=io.BytesIO(_debian_data(deb))) as archive:
             member = next(item for item in archive if item.isfile() and item.name.endswith("/src.zip"))
             stream = archive.extractfile(member)
@@ -218,11 +219,21 @@ def _jdk_sources() -> Path:
     return path
 
 
-def _debian_address(name: str) -> list[str]:
-    """Return address, file name, size and digest of a package's newest version."""
-    command = ["apt-get", "download", "--print-uris", name]
-    said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=_TIMEOUT_S).stdout.split()
-    return [said[0].strip("'"), *said[1:4]]
+@cache
+def _debian_addresses() -> dict[str, tuple[str, str, str]]:
+    """Return address, file name and SHA-256 of what is taken from Debian, by package; nothing where there is no apt."""
+    try:
+        listed = subprocess.run(["apt-cache", "pkgnames", "golang-"], capture_output=True, text=True, check=True).stdout
+        names = [name for name in listed.split() if name.endswith("-dev")]
+        command = ["apt-get", "download", "--print-uris", "openjdk-17-source", *names]
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return {}
+    rows = (line.split() for line in said.splitlines())
+    return {
+        file.split("_")[0]: (address.strip("'"), file, digest.removeprefix("SHA256:"))
+        for address, file, _, digest in rows
+    }
 
 
 def _debian_data(deb: Path) -> bytes:
@@ -230,12 +241,8 @@ def _debian_data(deb: Path) -> bytes:
 
 
 def _debian_names() -> list[str]:
-    """Return Debian's packages of Go source in an order that mixes them; none where there is no apt."""
-    try:
-        listed = subprocess.run(["apt-cache", "pkgnames", "golang-"], capture_output=True, text=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError):
-        return []
-    names = sorted(name for name in listed.split() if name.endswith("-dev"))
+    """Return Debian's packages of Go source in an order that mixes them."""
+    names = sorted(name for name in _debian_addresses() if name.startswith("golang-"))
     random.Random(1).shuffle(names)  # noqa: S311 - samples, not secrets
     return names
 
@@ -250,25 +257,22 @@ def _ar_member(data: bytes, name: bytes) -> bytes:
     raise ValueError(name)
 
 
+@cache
 def _pip_index() -> str:
     """Return the package index that pip uses here."""
-    if not hasattr(_pip_index, "address"):
-        command = [sys.executable, "-m", "pip", "config", "get", "global.index-url"]
-        said = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-        if not said:
-            code = "from pip._internal.models.index import PyPI; print(PyPI.simple_url)"
-            said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-        _pip_index.address = said.strip().rstrip("/")  # type: ignore[attr-defined]
-    return str(_pip_index.address)  # type: ignore[attr-defined]
+    command = [sys.executable, "-m", "pip", "config", "get", "global.index-url"]
+    said = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    if not said:
+        code = "from pip._internal.models.index import PyPI; print(PyPI.simple_url)"
+        said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    return said.strip().rstrip("/")
 
 
+@cache
 def _npm_registry() -> str:
     """Return the registry that npm uses here."""
-    if not hasattr(_npm_registry, "address"):
-        command = ["npm", "config", "get", "registry"]
-        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-        _npm_registry.address = said.strip().rstrip("/")  # type: ignore[attr-defined]
-    return str(_npm_registry.address)  # type: ignore[attr-defined]
+    command = ["npm", "config", "get", "registry"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip().rstrip("/")
 
 
 def _get(address: str) -> bytes:

@@ -57,6 +57,38 @@ def lexemes(text: str, language: str) -> int:
     return sum(kind not in {"space", "line", "comment"} for kind, _ in lex(text, language))
 
 
+def renamed_in(span: str, place: str, language: str) -> bool:
+    """Return whether the lexemes of a span stand in a row in a place, names replaced one to one, literals by any.
+
+    The outermost lexemes may be cut by the span's ends and are left out.
+    """
+    ours, theirs = _shape(span, language)[1:-1], _shape(place, language)
+    return any(_one_to_one(ours, theirs[at : at + len(ours)]) for at in range(len(theirs) - len(ours) + 1))
+
+
+def _shape(text: str, language: str) -> list[Token]:
+    found = []
+    for kind, part in lex(text, language):
+        if kind in {"number", "string"}:
+            found.append(("literal", ""))
+        elif kind == "word" and part not in _KEYWORDS:
+            found.append(("name", part))
+        elif kind not in {"space", "line", "comment"}:
+            found.append(("", part))
+    return found
+
+
+def _one_to_one(ours: Sequence[Token], theirs: Sequence[Token]) -> bool:
+    names: dict[str, str] = {}
+    back: dict[str, str] = {}
+    for (kind, part), (other_kind, other) in zip(ours, theirs, strict=True):
+        if kind != other_kind or (kind != "name" and part != other):
+            return False
+        if kind == "name" and (names.setdefault(part, other) != other or back.setdefault(other, part) != part):
+            return False
+    return True
+
+
 def _joined(tokens: Sequence[Token]) -> str:
     return "".join(text for _, text in tokens)
 

@@ -7,7 +7,8 @@ from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, Any
 
 from attribution.index import MIN_RUN
-from benchmarks.peers.edits import EDITS, lexemes
+from benchmarks.peers.corpora import language_of
+from benchmarks.peers.edits import EDITS, lexemes, renamed_in
 from benchmarks.peers.engines import normalised
 from benchmarks.peers.samples import Snippet, Windows, cuts, framed
 
@@ -41,6 +42,8 @@ class Evidence:
         self._dense: dict[Key, list[str]] = {}
         self.checked = 0
         self.false: list[str] = []
+        self.renamed = 0
+        self.unlike: list[str] = []
 
     def dense(self, source: Source | Key) -> list[str]:
         """Return the normalised texts of a source's document."""
@@ -50,18 +53,23 @@ class Evidence:
         return self._dense[key]
 
     def check(self, text: str, matches: Iterable[Match]) -> None:
-        """Compare each listed source of each match with its document, by characters and by lines."""
+        """Compare each listed source of each match with its document: by characters, or by lexemes if renamed."""
         for match in matches:
-            span = normalised(text[match.start : match.end])
-            for source in match.sources if match.kind == "verbatim" else ():
-                self.checked += 1
-                lines = slice(source.start_line - 1, source.end_line)
+            span = text[match.start : match.end]
+            for source in match.sources:
                 key = source.name, source.revision, source.path
-                held = any(
-                    span in normalised("\n".join(re.split(r"\r\n|\r|\n", whole)[lines])) for whole in self._texts[key]
-                )
-                if not held or len(span) != match.run:
-                    self.false.append(f"{key} lines {source.start_line}-{source.end_line}: {span[:60]!r}")
+                lines = slice(source.start_line - 1, source.end_line)
+                places = ["\n".join(re.split(r"\r\n|\r|\n", whole)[lines]) for whole in self._texts[key]]
+                shown = f"{key} lines {source.start_line}-{source.end_line}: {span[:60]!r}"
+                if match.kind == "verbatim":
+                    self.checked += 1
+                    dense = normalised(span)
+                    if len(dense) != match.run or not any(dense in normalised(place) for place in places):
+                        self.false.append(shown)
+                elif language := language_of(source.path):
+                    self.renamed += 1
+                    if not any(renamed_in(span, place, language) for place in places):
+                        self.unlike.append(shown)
 
 
 def guarantee(engine: Starcite, windows: Windows, count: int, rng: random.Random, evidence: Evidence) -> dict[str, Any]:
@@ -100,12 +108,17 @@ def by_length(
 
 def shares(engines: Sequence[Engine], texts: Sequence[str]) -> dict[str, float]:
     """Return the share of the texts that each engine flags, by threshold, in per cent."""
-    result: dict[str, float] = {}
-    for engine in engines:
-        flags = [engine.flags(text) for text in texts]
-        for i, name in enumerate(engine.columns):
-            result[name] = round(100 * sum(flag[i] for flag in flags) / len(flags), 1) if flags else float("nan")
-    return result
+    return _columns(engines, [_flags(engines, text) for text in texts])
+
+
+def _flags(engines: Sequence[Engine], text: str) -> list[bool]:
+    return [flag for engine in engines for flag in engine.flags(text)]
+
+
+def _columns(engines: Sequence[Engine], flags: Sequence[Sequence[bool]]) -> dict[str, float]:
+    names = [name for engine in engines for name in engine.columns]
+    flagged = [100 * sum(column) / len(flags) for column in zip(*flags, strict=True)] or [float("nan")] * len(names)
+    return {name: round(share, 2) for name, share in zip(names, flagged, strict=True)}
 
 
 def recall(engines: Sequence[Engine], taken: Sequence[Snippet], rng: random.Random) -> dict[str, dict[str, Any]]:
@@ -117,16 +130,24 @@ def recall(engines: Sequence[Engine], taken: Sequence[Snippet], rng: random.Rand
     for name, edit in EDITS.items():
         edited = [(snippet, edit(snippet.text, snippet.language, rng)) for snippet in taken]
         changed = [(s, text) for s, text in edited if text != s.text or name == "verbatim"]
-        long = [text for s, text in changed if lexemes(s.text, s.language) >= LONG_LEXEMES]
-        rows[name] = {"n": len(changed)} | shares(engines, [text for _, text in changed])
-        rows[f"{name}, >=60 lexemes"] = {"n": len(long)} | shares(engines, long)
+        rows |= _all_and_long(engines, changed, name)
     return rows
 
 
-def noise(engines: Sequence[Engine], taken: Sequence[Snippet]) -> dict[str, dict[str, float]]:
+def noise(engines: Sequence[Engine], taken: Sequence[Snippet]) -> dict[str, dict[str, Any]]:
     """Return the share of snippets of unrelated packages that each engine flags: all, and those of 60 lexemes."""
-    long = [snippet.text for snippet in taken if lexemes(snippet.text, snippet.language) >= LONG_LEXEMES]
-    return {"all": shares(engines, [snippet.text for snippet in taken]), ">=60 lexemes": shares(engines, long)}
+    return _all_and_long(engines, [(snippet, snippet.text) for snippet in taken], "all")
+
+
+def _all_and_long(
+    engines: Sequence[Engine], asked: Sequence[tuple[Snippet, str]], name: str
+) -> dict[str, dict[str, Any]]:
+    flags = [_flags(engines, text) for _, text in asked]
+    long = [row for (s, _), row in zip(asked, flags, strict=True) if lexemes(s.text, s.language) >= LONG_LEXEMES]
+    return {
+        name: {"n": len(flags)} | _columns(engines, flags),
+        f"{name}, >=60 lexemes": {"n": len(long)} | _columns(engines, long),
+    }
 
 
 def causes(engine: Starcite, taken: Sequence[Snippet], evidence: Evidence) -> dict[str, Any]:
@@ -143,6 +164,7 @@ def causes(engine: Starcite, taken: Sequence[Snippet], evidence: Evidence) -> di
     for snippet in taken:
         found = engine.matches(snippet.text, min_run=50)
         evidence.check(snippet.text, found)
+        evidence.check(snippet.text, engine.matches(snippet.text, renamed=True) if engine.renames else ())
         best = max(found, key=lambda match: match.run, default=None)
         for run in NOISE_RUNS:
             by_run[run] += best is not None and best.run >= run
@@ -159,12 +181,15 @@ def causes(engine: Starcite, taken: Sequence[Snippet], evidence: Evidence) -> di
         "snippets": len(taken),
         "per cent by run": {f">={run}": round(100 * by_run[run] / total, 2) for run in NOISE_RUNS},
         "per cent >=80 not common": round(100 * uncommon / total, 2),
+        "per cent >=80 of no known cause": round(100 * kinds["other"] / total, 2),
         "per cent >=80 by cause": {kind: round(100 * count / total, 2) for kind, count in kinds.most_common()},
         "others": examples[:20],
     }
 
 
 def _cause(engine: Starcite, snippet: Snippet, best: Match) -> str:
+    if best.classification == "common":
+        return "common"
     whole = snippet.document.text
     shared: Counter[Key] = Counter()
     for match in engine.matches(whole, min_run=MIN_RUN):
@@ -177,7 +202,7 @@ def _cause(engine: Starcite, snippet: Snippet, best: Match) -> str:
         return "ruler"
     if _NOTICE.search(snippet.text[best.start : best.end]):
         return "notice"
-    return "common" if best.classification == "common" else "other"
+    return "other"
 
 
 def sources(engine: Starcite, taken: Sequence[Snippet], evidence: Evidence, rng: random.Random) -> dict[str, Any]:
@@ -187,11 +212,11 @@ def sources(engine: Starcite, taken: Sequence[Snippet], evidence: Evidence, rng:
     one that the snippet was cut from; where several hold the same text, no engine could tell.
     """
     result = {}
-    for name in ("verbatim", "comments changed", "1 lexeme in 40 changed"):
+    for name in ("verbatim", "comments changed", "1 lexeme in 40 changed", "all names renamed"):
         counts: Counter[str] = Counter()
         for snippet in taken:
             text = EDITS[name](snippet.text, snippet.language, rng)
-            found = engine.matches(text)
+            found = engine.matches(text, renamed=True)
             evidence.check(text, found)
             best = max(found, key=lambda match: match.run, default=None)
             if best is None or best.source_count > FEW_DOCUMENTS:

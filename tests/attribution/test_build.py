@@ -265,6 +265,14 @@ def test_a_worker_that_is_killed(write_tree: WriteTree, tmp_path: Path, monkeypa
         build([tree_of(write_tree)], tmp_path / "index", jobs=2)
 
 
+@pytest.mark.skipif(os.name != "posix", reason="flock")
+@pytest.mark.usefixtures("small_chunks")
+def test_two_builds_of_one_index_do_not_meet(write_tree: WriteTree, tmp_path: Path) -> None:
+    """The second is told so at once: a script without a guard would else wait for itself in its own worker."""
+    with runs.work_folder(tmp_path / "index"), pytest.raises(IndexWriteError, match="another build of it is under way"):
+        build([tree_of(write_tree)], tmp_path / "index")
+
+
 def _exit(*_: object) -> None:
     os._exit(9)
 

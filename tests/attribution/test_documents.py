@@ -349,3 +349,14 @@ def test_sources_that_cannot_be_read(tmp_path: Path) -> None:
     for name in ("bad.tar.gz", "bad.tar", "bad.tar.xz"):
         with pytest.raises(SourceError, match="fetch it again or leave it out"):
             read(tmp_path / name)
+
+
+def test_the_size_of_what_is_to_be_read(write_tree: WriteTree, tmp_path: Path) -> None:
+    """It is that of the source code in folders and of plain rows; what is packed says nothing about it."""
+    folder = write_tree("project", {"a.py": CODE, "b/c.py": CODE, "d.bin": "x" * 999})
+    (tmp_path / "rows.jsonl").write_text("{}\n" * 10, encoding="utf-8")
+    assert documents.total_bytes([folder]) == 2 * len(CODE)
+    assert documents.total_bytes([folder, tmp_path / "rows.jsonl"]) == 2 * len(CODE) + 30
+    assert documents.total_bytes([folder, zipped(tmp_path / "x.zip", {"a.py": CODE})]) is None
+    with pytest.raises(SourceError, match="does not exist"):
+        documents.total_bytes([tmp_path / "none"])

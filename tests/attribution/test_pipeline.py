@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import random
+import select
 import shutil
+import signal
+import subprocess
+import sys
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -188,6 +194,41 @@ def test_every_stage_is_taken_up(sources: list[Path], tmp_path: Path, monkeypatc
             pipeline.run_local(sources, tmp_path / "i", workers=1, tasks=2, name="n", **CORPUS)
     pipeline.run_local(sources, tmp_path / "i", workers=1, tasks=2, name="n", **CORPUS)
     single(sources, tmp_path / "one.idx", **CORPUS)
+    assert contents(tmp_path / "i") == contents(tmp_path / "one.idx")
+
+
+KILLED = """
+from attribution.pipeline import run_local
+if __name__ == "__main__":
+    run_local({sources!r}, {out!r}, workers=2, tasks=2, name="n")
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="named pipes and signals")
+def test_a_run_that_was_killed_is_taken_up(sources: list[Path], tmp_path: Path) -> None:
+    """Worker processes end with a run that is killed, though they would go on for ever; the next takes it up."""
+    pipe = tmp_path / "pipe.jsonl"
+    os.mkfifo(pipe)
+    given = [sources[0], pipe]
+    script = tmp_path / "killed.py"
+    script.write_text(KILLED.format(sources=list(map(str, given)), out=str(tmp_path / "i")))
+    run = subprocess.Popen([sys.executable, script], stderr=subprocess.DEVNULL, start_new_session=True)
+    try:
+        with pipe.open("wb", buffering=0) as writer:  # as soon as a worker reads
+            ended = select.poll()
+            ended.register(writer, select.POLLERR)
+            assert not ended.poll(0)
+            run.kill()
+            assert ended.poll(20_000), "the worker still reads"
+    finally:
+        os.killpg(run.pid, signal.SIGKILL)  # datatrove's manager process stays
+        run.wait()
+    with ThreadPoolExecutor() as pool:
+        written = pool.submit(pipe.write_text, row(50, "a/y", "MIT"))
+        pipeline.run_local(given, tmp_path / "i", workers=1, tasks=2, name="n")
+        written.result()
+        pool.submit(pipe.write_text, row(50, "a/y", "MIT"))
+        single(given, tmp_path / "one.idx")
     assert contents(tmp_path / "i") == contents(tmp_path / "one.idx")
 
 

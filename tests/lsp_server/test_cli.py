@@ -270,6 +270,38 @@ def test_index_build_info_verify(tmp_path: Path) -> None:
     assert "demo" in run("check", source / "a.py", "--index", out).stdout
 
 
+def test_index_build_of_rows_with_filters(tmp_path: Path) -> None:
+    """Rows are filtered as asked; what is left out is counted; a word that is no licence is a complaint."""
+    rows = [
+        {"content": DEDENT + f"# {name}@example.org\n", "repo_name": f"{name}/x", "path": "a.py", "license": license_id}
+        for name, license_id in (("ada", "MIT"), ("bob", "GPL-3.0-only"), ("cy", "ISC"), ("dee", "MIT"))
+    ]
+    rows[3]["content"] = "def other(a, b):\n    return [a + b for _ in range(3)], 'and more words than five'\n"
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    (tmp_path / "o.jsonl").write_text('{"optout_owners": ["Dee"]}\n', "utf-8")
+    words = ("index", "build", tmp_path / "rows.jsonl", "--out", tmp_path / "x", "--json")
+    filters = ("--allow-license", "permissive", "--dedup", "--redact", "--optouts", tmp_path / "o.jsonl")
+    answer = json.loads(run(*words, *filters, "--jobs", "2").stdout)
+    assert answer["documents"] == 1
+    assert answer["skipped"] == {"licence not allowed": 1, "near-duplicate": 1, "opted out": 1}
+    assert "'w h a t' is no SPDX id" in complaint(run(*words, "--allow-license", "w h a t"), 2)
+    assert "--jobs" in complaint(run(*words, "--jobs", "0"), 2)
+
+
+@pytest.mark.slow
+def test_index_build_with_workers(tmp_path: Path) -> None:
+    """The command's workers import its file again and do not run it again; 33 MB make three chunks."""
+    (tmp_path / "src").mkdir()
+    for number in range(9):
+        text = f"x{number} = {number}\n" + DEDENT * (3_700_000 // len(DEDENT))
+        (tmp_path / "src" / f"{number}.py").write_text(text, "utf-8")
+    outs = [tmp_path / f"{jobs}.idx" for jobs in (1, 2)]
+    for jobs, out in enumerate(outs, start=1):
+        ended = run("index", "build", tmp_path / "src", "--out", out, "--name", "n", "--jobs", str(jobs), "--json")
+        assert json.loads(ended.stdout)["documents"] == 9
+    assert (outs[0] / "index.json").read_bytes() == (outs[1] / "index.json").read_bytes()
+
+
 def test_index_merge_forget_compact(tmp_path: Path) -> None:
     """Two indexes become one; who opts out is not found from then on, and gone from the files after compacting."""
     for name in ("left-pad", "right-pad"):
