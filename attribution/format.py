@@ -286,10 +286,10 @@ class Reader:
             raise self.damaged("documents", "it names a source that does not exist")
         return numbers
 
-    def terms_of(self, documents: I64) -> set[tuple[tuple[str, ...], bool]]:
-        """Return the licences of the documents' sources, and whether these conflict: each once."""
+    def terms_of(self, sources: I64) -> set[tuple[tuple[str, ...], bool]]:
+        """Return the licences of some sources, by number, and whether these conflict: each once."""
         terms, number = self._terms
-        return {terms[held] for held in np.unique(number[self.source_of(documents)]).tolist()}
+        return {terms[held] for held in set(number[sources].tolist())}
 
     @cached_property
     def _terms(self) -> tuple[list[tuple[tuple[str, ...], bool]], I64]:

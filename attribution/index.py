@@ -25,6 +25,8 @@ MAX_LISTED_SOURCES = 10
 COMMON_DOCUMENTS = 50
 COMMON_SOURCES = 20
 
+_TRUE = np.ones(1, dtype=np.bool_)
+
 I64 = npt.NDArray[np.int64]
 Terms = tuple[tuple[str, ...], bool]  # the SPDX ids of a source, and whether they conflict
 
@@ -102,7 +104,10 @@ class Match:
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """A span (normalised bytes [start, end), `run` characters) in one index; `positions`: one per document."""
+    """A span (normalised bytes [start, end), `run` characters) in one index.
+
+    `documents` that hold it, ascending; for each, one of its places in `positions`, and its number in `sources`.
+    """
 
     start: int
     end: int
@@ -110,6 +115,7 @@ class _Found:
     reader: Reader
     documents: I64
     positions: I64
+    sources: I64
 
 
 class Index:
@@ -268,9 +274,11 @@ def _grouped(reader: Reader, starts: I64, ends: I64, characters: I64, positions:
     documents = reader.document_of(positions)
     found = []
     for low, high in zip([0, *edges.tolist()], [*edges.tolist(), len(starts)], strict=True):
-        held, where = np.unique(documents[low:high], return_index=True)
+        held = documents[low:high]  # ascending, as positions are
+        first = np.concatenate([_TRUE, held[1:] != held[:-1]])
+        held = held[first]
         span = int(starts[low]), int(ends[low]), int(characters[low])
-        found.append(_Found(*span, reader, held, positions[low:high][where]))
+        found.append(_Found(*span, reader, held, positions[low:high][first], reader.source_of(held)))
     return found
 
 
@@ -279,8 +287,8 @@ def _match(found: list[_Found], normalised: normalise.Normalised, lines: I64) ->
     start, end = int(normalised.offsets[span.start]), int(normalised.offsets[span.end - 1]) + 1
     start_line, end_line = np.searchsorted(lines, [start, end - 1], side="right").tolist()
     documents, sources = _counts(found)
-    terms = _terms(found)
     common = documents > COMMON_DOCUMENTS or sources > COMMON_SOURCES
+    terms = _terms(found)
     return Match(
         start=start,
         end=end,
@@ -298,11 +306,11 @@ def _match(found: list[_Found], normalised: normalise.Normalised, lines: I64) ->
 def _counts(found: list[_Found]) -> tuple[int, int]:
     """Return how many documents and how many sources hold a span, each once though several indexes may hold it."""
     if len(found) == 1:
-        return len(found[0].documents), len(np.unique(found[0].reader.source_of(found[0].documents)))
+        # Documents are in the order of their sources, so that equal numbers are neighbours: here and below.
+        return len(found[0].documents), 1 + int(np.count_nonzero(np.diff(found[0].sources)))
     documents, sources = set(), set()
     for span in found:
-        numbers = span.reader.source_of(span.documents)
-        for document, number in zip(span.documents.tolist(), numbers.tolist(), strict=True):
+        for document, number in zip(span.documents.tolist(), span.sources.tolist(), strict=True):
             record = span.reader.sources[number]
             sources.add((record.name, record.revision))
             documents.add((record.name, record.revision, span.reader.path_of(document)))
@@ -311,30 +319,28 @@ def _counts(found: list[_Found]) -> tuple[int, int]:
 
 def _terms(found: list[_Found]) -> tuple[Terms, ...]:
     """Return the licences of every source that holds a span, listed or not, and whether they conflict; each once."""
-    return tuple(sorted(set().union(*(span.reader.terms_of(span.documents) for span in found))))
+    return tuple(sorted(set().union(*(span.reader.terms_of(span.sources) for span in found))))
 
 
 def _listed(found: list[_Found]) -> tuple[Source, ...]:
     """Return ten sources at most: one document of every source before a second of any, the rarer source first."""
     ranked: dict[tuple[str, str, str], tuple[int, int, Source]] = {}
     for span in found:
-        numbers = span.reader.source_of(span.documents)
-        _, inverse, held = np.unique(numbers, return_inverse=True, return_counts=True)
-        # Documents are in the order of their sources, so that equal numbers are neighbours.
-        ordinal = np.arange(len(numbers)) - (np.cumsum(held) - held)[inverse]
-        best = np.lexsort((span.documents, held[inverse], ordinal))[:MAX_LISTED_SOURCES]
+        first = np.flatnonzero(np.concatenate([_TRUE, span.sources[1:] != span.sources[:-1]]))
+        held = np.diff(np.append(first, len(span.sources)))
+        ordinal = np.arange(len(span.sources)) - np.repeat(first, held)
+        held = np.repeat(held, held)
+        best = np.lexsort((span.documents, held, ordinal))[:MAX_LISTED_SOURCES]
         for i in best.tolist():
-            source = _source(span, i, int(numbers[i]))
-            ranked.setdefault(
-                (source.name, source.revision, source.path), (int(ordinal[i]), int(held[inverse[i]]), source)
-            )
+            source = _source(span, i)
+            ranked.setdefault((source.name, source.revision, source.path), (int(ordinal[i]), int(held[i]), source))
     order = sorted(ranked, key=lambda key: (*ranked[key][:2], key))
     return tuple(ranked[key][2] for key in order[:MAX_LISTED_SOURCES])
 
 
-def _source(span: _Found, which: int, number: int) -> Source:
+def _source(span: _Found, which: int) -> Source:
     document, position = int(span.documents[which]), int(span.positions[which])
-    record = span.reader.sources[number]
+    record = span.reader.sources[int(span.sources[which])]
     path = span.reader.path_of(document)
     first, last = span.reader.lines_of(document, position, position + span.end - span.start)
     url = record.url.replace("{path}", quote(path))

@@ -1,6 +1,6 @@
 """Sorted (key, position) pairs -> a packed table, and keys -> where they may stand.
 
-    key        u32, uniform          bucket = key * buckets >> 32, on average four postings each
+    key        u32, uniform          bucket = key * buckets >> 32, on average a few postings each
     cell       position >> cell_bits (a cell holds 2**cell_bits positions; whoever asks compares the text with each)
     posting    remainder | cell      `bits` in all, at bit index * bits of the file, least bit first
                                      remainder: the `remainder_bits` of the key that follow those of the bucket
@@ -14,9 +14,10 @@
     <stream>-frequent          u32 (frequent,)     the frequent keys, ascending
     <stream>-frequent_starts   u64 (frequent + 1,) the number of each one's first posting
 
-Costs 2.3 bits a posting for the buckets. Of 27 bits of position, cells of 8 save 3: looking at eight places of one
-cache line costs less than reading the line. A key that is not there meets about four postings by accident; remainder
-bits would halve that each, and pay only where looking at a place is dear, because the text is compressed.
+Costs, with four postings in a bucket, 2.3 bits a posting for the buckets. Of 27 bits of position, cells of 8 save 3:
+looking at eight places of one cache line costs less than reading the line. A key that is not there meets about four
+postings by accident; remainder bits would halve that each, and pay only where looking at a place is dear, because the
+text is compressed.
 """
 
 from __future__ import annotations
@@ -36,7 +37,6 @@ U8 = npt.NDArray[np.uint8]
 I64 = npt.NDArray[np.int64]
 
 FREQUENT = 16
-BUCKET_POSTINGS = 4
 GROUP_BUCKETS = 64
 MAX_BUCKET = 255
 MAX_BITS = 57
@@ -96,19 +96,20 @@ class PostingsWriter:
     the number of buckets follows from it, and with it the bytes of the files. `limit` is above all positions.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - a layout and where it goes
         self,
         emit: Callable[[str, bytes], None],
         stream: str,
         expected: int,
         limit: int,
         *,
+        bucket_postings: int,
         remainder_bits: int,
         cell_bits: int,
     ) -> None:
         """Begin the files of a stream."""
         self._emit, self._stream = emit, stream
-        self._buckets = max(1, -(-expected // BUCKET_POSTINGS))
+        self._buckets = max(1, -(-expected // bucket_postings))
         self._cell_width = max(1, (max(0, limit - 1) >> cell_bits).bit_length())
         # The key has no more bits than the bucket leaves.
         self._remainder_bits = min(remainder_bits, 32 - self._buckets.bit_length())

@@ -13,10 +13,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from attribution import matching
 from attribution.build import build_documents
 from attribution.documents import Document
 from attribution.errors import QueryError
-from attribution.format import SourceRecord
+from attribution.format import TEXT_MODES, SourceRecord
 from attribution.index import Index, Match, search
 
 if TYPE_CHECKING:
@@ -79,11 +80,11 @@ def corpora(draw: st.DrawFn, *, periodic: bool) -> tuple[str, list[str]]:
     return draw(laid_out), draw(st.lists(laid_out, min_size=1, max_size=4))
 
 
-def matches(text: str, documents: Sequence[str], least: int, guarantee: int = 50) -> list[Match]:
+def matches(text: str, documents: Sequence[str], least: int, guarantee: int = 50, kept: str = "raw") -> list[Match]:
     """Index documents and search a text in them; check what must hold for each match by itself."""
     with tempfile.TemporaryDirectory() as folder:
         found = [Document(document, f"{number}.py", SOURCE) for number, document in enumerate(documents)]
-        build_documents(found, Path(folder) / "index", guarantee=guarantee)
+        build_documents(found, Path(folder) / "index", guarantee=guarantee, text=kept)
         with Index.open(Path(folder) / "index") as index:
             index.verify()
             result = index.matches(text, min_run=least)
@@ -126,13 +127,20 @@ FEW = settings(
 
 
 @FEW
-@given(corpus=corpora(periodic=False), least=st.sampled_from([50, 51, 64, 80]))
-def test_spans_are_exactly_the_oracle_s(corpus: tuple[str, list[str]], least: int) -> None:
+@given(
+    corpus=corpora(periodic=False),
+    least=st.sampled_from([50, 51, 64, 80]),
+    kept=st.sampled_from(TEXT_MODES),
+    one_by_one=st.sampled_from([0, matching._FEW]),
+)
+def test_spans_are_exactly_the_oracle_s(corpus: tuple[str, list[str]], least: int, kept: str, one_by_one: int) -> None:
     """Where no text repeats itself, the matches are the maximal runs, no more and no fewer, with all documents."""
     text, documents = corpus
     if any(repeats_itself(each) for each in (text, *documents)):
         return
-    found = matches(text, documents, least)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(matching, "_FEW", one_by_one)
+        found = matches(text, documents, least, kept=kept)
     expected = maximal(set().union(*(oracle(text, document, least) for document in documents)))
     assert sorted(intervals(text, found)) == sorted(expected)
     for match in found:
@@ -143,11 +151,11 @@ def test_spans_are_exactly_the_oracle_s(corpus: tuple[str, list[str]], least: in
 
 
 @FEW
-@given(corpus=corpora(periodic=True), least=st.sampled_from([50, 60, 80]))
-def test_periodic_runs_are_covered(corpus: tuple[str, list[str]], least: int) -> None:
+@given(corpus=corpora(periodic=True), least=st.sampled_from([50, 60, 80]), kept=st.sampled_from(TEXT_MODES))
+def test_periodic_runs_are_covered(corpus: tuple[str, list[str]], least: int, kept: str) -> None:
     """Every run is covered to its last character, and overlapped by a match at least as long, however periodic."""
     text, documents = corpus
-    spans = intervals(text, matches(text, documents, least))
+    spans = intervals(text, matches(text, documents, least, kept=kept))
     covered = set().union(*(range(*span) for span in spans))
     for start, end in set().union(*(oracle(text, document, least) for document in documents)):
         assert covered.issuperset(range(start, end))
@@ -308,7 +316,9 @@ def test_questions_that_cannot_be_answered() -> None:
             index.matches("x")
 
 
-def test_a_common_gram_is_followed_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kept", TEXT_MODES)
+@pytest.mark.parametrize("guarantee", [50, 100])
+def test_a_common_gram_is_followed_everywhere(kept: str, guarantee: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """All of many thousand places are compared, in blocks, and every document that holds the run is counted."""
     monkeypatch.setattr("attribution.matching._BLOCK_CANDIDATES", 500)
     rng = random.Random(8)  # noqa: S311
@@ -316,11 +326,11 @@ def test_a_common_gram_is_followed_everywhere(monkeypatch: pytest.MonkeyPatch) -
     documents = [Document(f"{n}{header}{n}", f"{n:04}.py", SOURCE) for n in range(600)]
     documents.append(Document(header + tail, "whole.py", SOURCE))
     with tempfile.TemporaryDirectory() as folder:
-        build_documents(documents, Path(folder) / "i")
+        build_documents(documents, Path(folder) / "i", guarantee=guarantee, text=kept)
         with Index.open(Path(folder) / "i") as index:
-            (match,) = index.matches(f"!{header}!")
+            (match,) = index.matches(f"!{header}!", min_run=100)
             assert (match.source_count, match.classification) == (601, "common")
-            (match,) = index.matches(header + tail)
+            (match,) = index.matches(header + tail, min_run=100)
             assert [source.path for source in match.sources] == ["whole.py"]
 
 
