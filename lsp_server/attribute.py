@@ -86,8 +86,7 @@ class Corpora:
 
     def excerpt(self, source: Source) -> str | None:
         """Return the lines of a source that a match named, None where no open index keeps its text."""
-        excerpts = (getattr(index, "excerpt", None) for index in self._open.values())
-        texts = (excerpt(source) for excerpt in excerpts if excerpt)
+        texts = (index.excerpt(source) for index in self._open.values())
         return next((text for text in texts if text is not None), None)
 
     def open(self) -> None:

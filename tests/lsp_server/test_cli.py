@@ -200,6 +200,17 @@ def test_check_of_a_folder_passes_over_what_is_no_text(small_index: Path, reposi
     assert "not UTF-8" in complaint(run("check", "bad.py", "--index", small_index, cwd=repository), 2)
 
 
+def test_check_shows_the_lines_beside_those_of_the_source(small_index: Path, repository: Path) -> None:
+    """In a terminal that is wide enough: numbers and lines of both, from the texts that the index keeps."""
+    ended = run("check", "a.py", "--index", small_index, cwd=repository, env={"COLUMNS": "120"})
+    _, first = inspect.getsourcelines(textwrap.dedent)
+    (row,) = (row for row in ended.stdout.splitlines() if " 1 def dedent(text):" in row)
+    assert row.split("│")[1].strip() == f"{first} def dedent(text):"
+    assert max(map(len, ended.stdout.splitlines()[2:])) <= 120
+    narrow = run("check", "a.py", "--index", small_index, cwd=repository, env={"COLUMNS": "40"}).stdout
+    assert "│" not in narrow
+
+
 def test_the_policy_decides_what_counts(small_index: Path, repository: Path) -> None:
     """Allowed matches do not count but with --all, blocked ones do; one that cannot be read is bad input."""
     policy = repository / "starcite.toml"
