@@ -141,9 +141,9 @@ def _runs_of(query: U8, text: _Text, q: I64, cells: I64, period: I64, min_bytes:
 def _candidates(query: U8, text: _Text, q: I64, cells: I64) -> tuple[I64, _Pairs]:
     """Return the places in the cells where the k-grams of the query stand: for which cell, and the pairs."""
     places = cells[:, None] + np.arange(text.cell)
-    row, column = np.nonzero(_words(text.padded, places) == _words(query, q)[:, None])
+    row, column = np.nonzero(words_at(text.padded, places) == words_at(query, q)[:, None])
     pairs = _Pairs(q[row], places[row, column])
-    same = _words(query, pairs.q + text.k - 8) == _words(text.padded, pairs.d + text.k - 8)
+    same = words_at(query, pairs.q + text.k - 8) == words_at(text.padded, pairs.d + text.k - 8)
     same &= pairs.d <= _size(text.padded) - text.k
     return row[same], pairs.where(same)
 
@@ -159,12 +159,12 @@ def _promising(query: U8, text: _Text, pairs: _Pairs, min_bytes: int) -> npt.NDA
     before = after = np.ones(len(pairs.q), dtype=np.bool_)
     for word in range(words):
         right, left = text.k + 8 * word, -8 * (word + 1)
-        after = after & (_words(query, pairs.q + right) == _words(text.padded, pairs.d + right))
-        before = before & (_words(query, pairs.q + left) == _words(text.padded, pairs.d + left))
+        after = after & (words_at(query, pairs.q + right) == words_at(text.padded, pairs.d + right))
+        before = before & (words_at(query, pairs.q + left) == words_at(text.padded, pairs.d + left))
     return before | after
 
 
-def _words(padded: U8, positions: I64) -> npt.NDArray[np.uint64]:
+def words_at(padded: U8, positions: I64) -> npt.NDArray[np.uint64]:
     """Return the eight bytes from each position on as one number."""
     shape = (len(padded) - 7,)
     return np.ndarray(shape, dtype=np.uint64, buffer=padded.data, strides=(1,))[positions + TEXT_MARGIN_BYTES]
