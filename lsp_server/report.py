@@ -209,7 +209,8 @@ def _is_shown(character: str) -> bool:
 
 def _scope(checked: Checked) -> str:
     documents = sum(index["documents"] for index in checked.indexes)
-    return f"{_counted(documents, 'document')} of {', '.join(str(index['name']) for index in checked.indexes)}"
+    names = ", ".join(str(index["name"]) for index in checked.indexes)
+    return f"{_counted(documents, 'document')} of {names}{f' (not all: {checked.reason})' if checked.reason else ''}"
 
 
 def _counted(number: int, noun: str) -> str:

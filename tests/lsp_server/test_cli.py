@@ -371,6 +371,18 @@ def test_a_minimum_run_below_the_guarantee_is_refused(small_index: Path) -> None
     assert "50" in complaint(run("check", SAMPLE, "--index", small_index, "--min-run", "20"), 2)
 
 
+def test_an_index_that_promises_only_longer_runs_is_searched_for_those(
+    small_index: Path, repository: Path, tmp_path: Path
+) -> None:
+    """A guarantee of 100 and the default of 80 go together; asking for 80 from it is refused."""
+    index = tmp_path / "x"
+    run("index", "build", small_index.parent / "source", "--out", index, "--guarantee", "100")
+    for named in ((index,), (index, small_index)):
+        words = [word for path in named for word in ("--index", path)]
+        assert run("check", "a.py", *words, cwd=repository).returncode == 1
+        assert "100" in complaint(run("check", "a.py", *words, "--min-run", "80", cwd=repository), 2)
+
+
 def test_a_model_that_was_not_pulled_says_how_to_pull_it(bare_home: Path) -> None:
     """Without weights the status is 3."""
     assert "starcite models pull" in complaint(run("complete", SAMPLE, "--at", "12:9", home=bare_home), 3)
