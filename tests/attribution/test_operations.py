@@ -341,6 +341,8 @@ from attribution.shards import fingerprint_shard
 os.fsync = lambda descriptor: None
 folder, optouts, operation = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
 CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.chmod", "fcntl.flock"}
+merge([folder / "start" / "index"], folder / "warm")  # so that no child has to load compiled kernels
+shutil.rmtree(folder / "warm")
 survived = False
 point = 0
 while not survived:
