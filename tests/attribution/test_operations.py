@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from attribution import durable, operations, tombstones
+from attribution import operations, tombstones
 from attribution.build import build, build_documents
 from attribution.documents import Document, read
 from attribution.errors import IndexExistsError, IndexFormatError, IndexWriteError, QueryError, SourceError
@@ -135,10 +135,13 @@ def test_an_open_index_forgets(tmp_path: Path) -> None:
     )
     with Index.open(tmp_path / "index") as index:
         assert names(index, text(1)) == {"ann/tool", "bob/tool"}
-        assert names(index, text(2)) == {"left-pad"}
+        (match,) = index.matches(text(2))
+        assert match.sources[0].name == "left-pad"
+        assert index.excerpt(match.sources[0]) is not None
         assert forget(tmp_path / "index", write_optouts(tmp_path, ["ANN"])) == Forgotten(2, 2)
         assert names(index, text(1)) == {"bob/tool"}
         assert index.matches(text(2)) == []
+        assert index.excerpt(match.sources[0]) is None
         with Index.open(tmp_path / "index") as again:
             assert names(again, text(1)) == {"bob/tool"}
             assert operations.forgotten(again.reader) == Forgotten(2, 2)
@@ -468,14 +471,6 @@ def test_a_killed_merge_leaves_nothing_half_done(tmp_path: Path) -> None:
         merge([case / "index", case / "other"], case / "merged", name="n")
         assert contents(case / "merged") == whole
         assert sorted(path.name for path in case.iterdir()) == ["index", "merged", "other"]
-
-
-def test_a_workspace_that_is_in_use_is_left_alone(tmp_path: Path) -> None:
-    """Of two who work beside the same folder, neither removes the other's files."""
-    with durable.workspace(tmp_path / "index") as one, durable.workspace(tmp_path / "index") as two:
-        assert one != two
-        (one / "file").write_bytes(b"")
-    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("operation", ["forget", "compact"])
