@@ -58,6 +58,7 @@ def build(  # noqa: PLR0913 - all but two are named options
     allow_license: Iterable[str] | None = None,
     dedup: bool = False,
     redact: bool = False,
+    detect_secrets: bool = False,
     optouts: OptOuts | None = None,
     jobs: int = 1,
     progress: Progress | None = None,
@@ -67,9 +68,9 @@ def build(  # noqa: PLR0913 - all but two are named options
 
     `name` is shown with results (default: the name of `out`). `guarantee` is 50 or 100. `text` is "raw" or
     "compressed": what is kept of the text, see `format`. `license` is an SPDX expression that overrules what the
-    sources say. Of a corpus, `allow_license`, `dedup`, `redact` and `optouts` leave out what is
-    not to be in it (see `corpus`); without them the text is indexed as it is. `jobs` processes do the work; a call of
-    more than one belongs behind `if __name__ == "__main__"`. `progress(documents, bytes)` is called after each document
+    sources say. Of a corpus, `allow_license`, `dedup`, `redact`, `detect_secrets` and `optouts` leave out what is not
+    to be in it (see `corpus`); without them the text is indexed as it is. `jobs` processes do the work; a call of more
+    than one belongs behind `if __name__ == "__main__"`. `progress(documents, bytes)` is called after each document
     that is read. A build that was ended goes on where it was when it is asked for again (see `runs`).
 
     Raises `SourceError`, `IndexExistsError` and `IndexWriteError`.
@@ -77,7 +78,7 @@ def build(  # noqa: PLR0913 - all but two are named options
     check_license(license)
     target, paths = Path(out), [Path(source) for source in sources]
     allowed = None if allow_license is None else corpus.allowed_licenses(allow_license)
-    rules = runs.Rules(guarantee, corpus.Filters(allowed, dedup=dedup, redact=redact, optouts=optouts))
+    rules = runs.Rules(guarantee, corpus.Filters(allowed, dedup, redact, detect_secrets, optouts))
     check_guarantee(guarantee)
     check_output(target, overwrite=overwrite)
 

@@ -23,7 +23,7 @@ import hashlib
 import json
 import os
 import tempfile
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from functools import cache
 from typing import IO, TYPE_CHECKING, Any
 
@@ -31,6 +31,7 @@ import numpy as np
 import numpy.typing as npt
 
 from attribution.licenses import PERMISSIVE
+from attribution.shards import source_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -161,7 +162,7 @@ def _key(document: Document) -> bytes:
     licenses = document.source.licenses
     rank = (0 if set(licenses) <= PERMISSIVE else 2) if licenses else 1
     digest = hashlib.sha256(document.text.encode("utf-8", "surrogatepass")).hexdigest()
-    return json.dumps([rank, list(astuple(document.source)), document.path, digest]).encode("ascii")
+    return json.dumps([rank, list(source_key(document.source)), document.path, digest]).encode("ascii")
 
 
 def _write(documents: Iterable[Document], files: Mapping[str, IO[bytes]]) -> None:

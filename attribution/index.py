@@ -199,18 +199,21 @@ class Index:
         self.close()
 
 
-def search(indexes: Sequence[Index], text: str, *, min_run: int = MIN_RUN, start: int = 0) -> list[Match]:
+def search(
+    indexes: Sequence[Index], text: str, *, min_run: int = MIN_RUN, start: int = 0, lenient: bool = False
+) -> list[Match]:
     """Return the maximal spans of `text` that stand verbatim in a document of an index, by start.
 
     Every run of at least `min_run` normalised characters is covered. Only matches that reach into text[start:] are
     returned; a caller gives a suggestion with the text to its left, and offsets stay those of `text`. A span inside a
-    longer one is left out; the sources of a span from several indexes are united.
+    longer one is left out; the sources of a span from several indexes are united. `lenient`: an index whose guarantee
+    is above `min_run` is searched from its guarantee on.
 
     Raises `QueryError` if `min_run` is below an index's guarantee, the text is too long, or an index is closed.
     """
     readers = [index.reader for index in indexes]
     for reader in readers:
-        if min_run < reader.facts.guarantee:
+        if min_run < reader.facts.guarantee and not lenient:
             raise QueryError(
                 f"A minimum run of {min_run} characters is below {reader.facts.guarantee}, the guarantee of the index "
                 f"{reader.folder}; ask for at least {reader.facts.guarantee}."
@@ -220,7 +223,7 @@ def search(indexes: Sequence[Index], text: str, *, min_run: int = MIN_RUN, start
         return []
     found: dict[tuple[int, int], list[_Found]] = {}
     for reader in readers:
-        for span in _find(reader, normalised, min_run, start):
+        for span in _find(reader, normalised, max(min_run, reader.facts.guarantee), start):
             found.setdefault((span.start, span.end), []).append(span)
     if not found:
         return []

@@ -147,7 +147,7 @@ def _runs_of(query: U8, text: _Text, q: I64, cells: I64, period: I64, min_bytes:
 def _candidates(query: U8, text: _Text, q: I64, cells: I64) -> tuple[I64, _Pairs]:
     """Return the places in the cells where the first half of a k-gram of the query stands: in which cell, the pairs."""
     places = cells[:, None] + np.arange(text.cell)
-    row, column = np.nonzero(_words(text.padded, places) == _words(query, q)[:, None])
+    row, column = np.nonzero(words_at(text.padded, places) == words_at(query, q)[:, None])
     return row, _Pairs(q[row], places[row, column])
 
 
@@ -165,7 +165,7 @@ def _promising(same: npt.NDArray[np.bool_], min_bytes: int) -> npt.NDArray[np.bo
     return chosen
 
 
-def _words(padded: U8, positions: I64) -> npt.NDArray[np.uint64]:
+def words_at(padded: U8, positions: I64) -> npt.NDArray[np.uint64]:
     """Return the eight bytes from each position on as one number."""
     shape = (len(padded) - 7,)
     return np.ndarray(shape, dtype=np.uint64, buffer=padded.data, strides=(1,))[positions + TEXT_MARGIN_BYTES]
@@ -269,7 +269,7 @@ def _common(a: U8, i: I64, b: U8, j: I64, limit: I64, direction: int) -> I64:
 def _periods(framed: U8, query: U8, q: I64, k: int) -> I64:
     """Return the smallest period of at most k // 2 of the k-gram at each q, or 0."""
     # Such a gram holds its first eight bytes once more. Hardly any does, and this costs a third of the look at all.
-    if not (_words(framed, q[:, None] + np.arange(1, k // 2 + 1)) == _words(framed, q)[:, None]).any():
+    if not (words_at(framed, q[:, None] + np.arange(1, k // 2 + 1)) == words_at(framed, q)[:, None]).any():
         return np.zeros(len(q), dtype=np.int64)
     grams = query[q[:, None] + np.arange(k)]
     repeats = (grams[:, _shifted(k)] == grams[:, None, :]).all(axis=2)

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,8 +40,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from attribution.build import BuildReport
+    from attribution.format import Facts
 
-CHUNK_BYTES = 1 << 26
+CHUNK_BYTES = 1 << 25
 """So much normalised text is fingerprinted at once, in about eight times as much memory."""
 
 Mask = npt.NDArray[np.bool_]
@@ -175,11 +176,16 @@ def _check_alike(readers: Sequence[Reader]) -> None:
         raise QueryError("There is nothing to merge; name the folders of indexes.")
     first = readers[0]
     for reader in readers[1:]:
-        if (reader.facts.guarantee, reader.facts.normaliser) != (first.facts.guarantee, first.facts.normaliser):
+        if _rules(reader) != _rules(first):
             raise QueryError(
-                f"{reader.folder} has a guarantee of {reader.facts.guarantee} and {first.folder} one of "
-                f"{first.facts.guarantee}; build them alike."
+                f"{reader.folder} has a guarantee of {reader.facts.guarantee} and its text {reader.facts.text}, "
+                f"{first.folder} one of {first.facts.guarantee} and its text {first.facts.text}; build them alike."
             )
+
+
+def _rules(reader: Reader) -> Facts:
+    """Return the facts of an index that do not follow from its documents."""
+    return replace(reader.facts, name="", corpus="", documents=0, sources=0, bytes=0, lines=0)
 
 
 def _mask(reader: Reader, numbers: Sequence[int]) -> Mask:

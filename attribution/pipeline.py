@@ -15,7 +15,7 @@ share the folders of the sources and of the index, and have this package install
 beside the index, as `.<name>.pipeline`, until that is published: the same call takes up a run that was ended, without
 the ranks that had ended (datatrove's `completions/`).
 
-A rank holds a chunk of documents, or a block of postings; the stages of one rank hold 30 bytes per document of all.
+A rank holds a chunk of documents or a block of postings; that which finds near-duplicates, 50 bytes for every document.
 Documents go from step to step as datatrove's `Document`s, whose metadata say where they come from.
 
 What to know of datatrove 0.10.1 and Ray 2.60: Ray's executor returns as if nothing had been when a rank failed, and an

@@ -26,7 +26,7 @@ import threading
 from collections import Counter, deque
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import astuple, dataclass, field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from attribution import corpus
@@ -34,7 +34,7 @@ from attribution.durable import locked, write_synced
 from attribution.errors import IndexWriteError
 from attribution.fingerprint import GUARANTEES, K
 from attribution.normalise import NORMALISER_VERSION
-from attribution.shards import LAYOUT, Shard, combine, fingerprint_shard
+from attribution.shards import LAYOUT, Shard, combine, fingerprint_shard, source_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -122,7 +122,7 @@ def _name(chunk: Sequence[Document], rules_digest: bytes) -> str:
     digest = hashlib.sha256(rules_digest)
     for document in chunk:
         text = document.text.encode("utf-8", "surrogatepass")
-        about = repr((document.path, astuple(document.source), len(text))).encode("utf-8", "backslashreplace")
+        about = repr((document.path, source_key(document.source), len(text))).encode("utf-8", "backslashreplace")
         digest.update(b"%d:" % len(about) + about)
         digest.update(text)
     return digest.hexdigest()[:_NAME_DIGITS]

@@ -30,6 +30,7 @@ import hashlib
 import heapq
 import itertools
 import json
+import mmap
 import os
 import shutil
 from dataclasses import asdict, dataclass
@@ -106,6 +107,13 @@ class Shard:
     sources: tuple[SourceRecord, ...]
     arrays: Mapping[str, Array]
     repeated: int = 0
+    maps: tuple[mmap.mmap, ...] = ()
+
+    def release(self) -> None:
+        """Give back the memory of what was read of a mapped shard: it would count as ours until the end."""
+        for mapped in self.maps:
+            if hasattr(mmap, "MADV_DONTNEED"):  # not on every system
+                mapped.madvise(mmap.MADV_DONTNEED)
 
     @property
     def documents(self) -> int:
@@ -124,10 +132,11 @@ class Shard:
         """Return the shard in a folder, mapped. Raises `SourceError` if it is none or not whole."""
         try:
             manifest = json.loads((folder / MANIFEST).read_bytes())
-            arrays = {name: _mapped(folder / name, dtype, manifest["bytes"][name]) for name, dtype in _DTYPES.items()}
+            maps = {name: mapped for name in _DTYPES if (mapped := _mapped(folder / name, manifest["bytes"][name]))}
+            arrays = {name: np.frombuffer(maps.get(name, b""), dtype) for name, dtype in _DTYPES.items()}
             sources = tuple(_record(source) for source in manifest["sources"])
             arrays["digest"] = arrays["digest"].reshape(-1, _DIGEST_BYTES)
-            return cls(manifest["guarantee"], sources, arrays, manifest["repeated"])
+            return cls(manifest["guarantee"], sources, arrays, manifest["repeated"], tuple(maps.values()))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise SourceError(f"{folder} is no shard of an index ({error}); build it again.") from error
 
@@ -278,10 +287,14 @@ def _postings(
     return (joined >> np.uint64(32)).astype(np.uint32), joined & np.uint64(0xFFFFFFFF)
 
 
-def _mapped(path: Path, dtype: np.dtype[Any], size: int) -> Array:
+def _mapped(path: Path, size: int) -> mmap.mmap | None:
+    """Return a mapped file; None for an empty one, which cannot be mapped."""
     if path.stat().st_size != size:
         raise ValueError(f"{path.name} has {path.stat().st_size} bytes instead of {size}")
-    return np.asarray(np.memmap(path, dtype=dtype, mode="r")) if size else np.empty(0, dtype=dtype)
+    if not size:
+        return None
+    with path.open("rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
 def _record(fields: dict[str, Any]) -> SourceRecord:
@@ -357,6 +370,7 @@ class Merge:
             for i, source in enumerate(sources):
                 path = paths[starts[i] - starts[0] : starts[i + 1] - starts[0]]
                 yield source, path, digests[i * _DIGEST_BYTES : (i + 1) * _DIGEST_BYTES], shard, first + i
+            self.shards[shard].release()
 
     def column(self, name: str) -> Array:
         """Return a value of each document, in order: `source`, `size` or `digest`, or the lengths of other arrays.
@@ -372,16 +386,23 @@ class Merge:
         for number, part in enumerate(parts):
             mine = self._shard_of == number
             column[mine] = part[self._number_of[mine]]
+        self._release()
         return column
 
     def blocks(self, name: str) -> Iterator[Array]:
         """Yield `text`, `lines`, `paths` or `originals` of all documents in order, in blocks that follow each other."""
         starts = "starts" if name == "text" else f"{name.removesuffix('s')}_starts"
+        read_bytes = 0
         for shard, first, last in self._stretches():
             arrays = self.shards[shard].arrays
             start, end = int(arrays[starts][first]), int(arrays[starts][last])
             for at in range(start, end, TEXT_PER_BLOCK_BYTES):
-                yield arrays[name][at : min(at + TEXT_PER_BLOCK_BYTES, end)]
+                block = arrays[name][at : min(at + TEXT_PER_BLOCK_BYTES, end)]
+                yield block
+                read_bytes += block.nbytes
+                if read_bytes >= TEXT_PER_BLOCK_BYTES:  # not after each stretch: it may be one small document
+                    self._release()
+                    read_bytes = 0
 
     def _stretches(self) -> Iterator[tuple[int, int, int]]:
         """Yield shard, first and last + 1 of documents that follow each other here as they do in their shard."""
@@ -408,6 +429,11 @@ class Merge:
         """Yield keys and positions, sorted by both, in blocks of about `POSTINGS_PER_BLOCK`."""
         for low, high in self.key_ranges():
             yield self.postings_between(low, high)
+            self._release()
+
+    def _release(self) -> None:
+        for shard in self.shards:
+            shard.release()
 
     def postings_between(self, low: int, high: int) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint64]]:
         """Return the keys in low .. high - 1 and their positions, sorted by both."""
@@ -455,7 +481,7 @@ def _moved(
     starts: npt.NDArray[np.uint64], placed: npt.NDArray[np.int64], positions: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.int64]:
     """Return positions in the union; -1 for those of documents that another shard gives."""
-    local = starts.astype(np.int64)
+    local = starts.view(np.int64)
     document = np.searchsorted(local, positions, side="right") - 1
     target = placed[document]
     return np.where(target < 0, -1, positions - local[document] + target)

@@ -63,11 +63,12 @@ class Corpora:
         self._open: dict[Path, Index] = {}
 
     def check(
-        self, text: str, *, min_run: int, model_corpus: str = "unknown", left: str = ""
+        self, text: str, *, min_run: int, exact: bool = False, model_corpus: str = "unknown", left: str = ""
     ) -> tuple[tuple[Match, ...], Checked]:
         """Return the matches of a text, and what was searched; never raises for an index that cannot be read.
 
-        Offsets and lines are the text's own. `left` is what stands before it; of that nothing is reported.
+        Offsets and lines are the text's own. `left` is what stands before it; of that nothing is reported. An index
+        that promises only longer runs than `min_run` is searched for those, unless `exact`: then it raises QueryError.
         """
         started = time.perf_counter()
         indexes, problems = self._indexes()
@@ -75,7 +76,7 @@ class Corpora:
             return (), Checked("not_checked", "; ".join(problems) or _NO_INDEX, (), "none", _ms_since(started))
         left = left[-LEFT_CONTEXT_CHARS:]
         try:
-            found = search(indexes, left + text, min_run=min_run, start=len(left))
+            found = search(indexes, left + text, min_run=min_run, start=len(left), lenient=not exact)
         except IndexFormatError as error:
             LOGGER.warning("%s", error)
             return (), Checked("not_checked", str(error), (), "none", _ms_since(started))
@@ -86,8 +87,7 @@ class Corpora:
 
     def excerpt(self, source: Source) -> str | None:
         """Return the lines of a source that a match named, None where no open index keeps its text."""
-        excerpts = (getattr(index, "excerpt", None) for index in self._open.values())
-        texts = (excerpt(source) for excerpt in excerpts if excerpt)
+        texts = (index.excerpt(source) for index in self._open.values())
         return next((text for text in texts if text is not None), None)
 
     def open(self) -> None:
@@ -96,7 +96,7 @@ class Corpora:
         The first search of a process takes 25 ms, of which nearly all is reading in the mapped pages.
         """
         indexes, _ = self._indexes()
-        search(indexes, __doc__ or "")
+        search(indexes, __doc__ or "", lenient=True)
 
     def close(self) -> None:
         """Close every index."""

@@ -86,8 +86,8 @@ def _result(target: Target, corpora: Corpora, policies: Policies, min_run: int |
     from lsp_server.report import Result
 
     policy = policies.of(target.path or Path.cwd())
-    shortest = min_run if min_run is not None else policy.min_run or MIN_RUN
-    found, checked = corpora.check(target.text, min_run=shortest)
+    shortest = policy.min_run or MIN_RUN if min_run is None else min_run
+    found, checked = corpora.check(target.text, min_run=shortest, exact=min_run is not None)
     matches = policy.applied((match for match in found if target.counts(match)), target.path)
     return Result(target if matches else replace(target, text=""), matches, checked)
 

@@ -78,6 +78,7 @@ def _add_filters(build: argparse.ArgumentParser) -> None:
     build.add_argument("--optouts", metavar="F", type=Path, help="leave out who opted out, as in index forget")
     build.add_argument("--dedup", action="store_true", help="leave out near-duplicates (MinHash, 0.7)")
     build.add_argument("--redact", action="store_true", help="put placeholders for e-mail and IP addresses and keys")
+    build.add_argument("--detect-secrets", action="store_true", help="the same, with keys that detect-secrets finds")
 
 
 def _add_operations(group: terminal.Commands) -> None:
@@ -132,6 +133,7 @@ def _index_build(options: argparse.Namespace) -> int:
         allow_license=options.allow_license,
         dedup=options.dedup,
         redact=options.redact,
+        detect_secrets=options.detect_secrets,
         optouts=optout.read(options.optouts) if options.optouts else None,
         jobs=options.jobs,
         progress=progress.show if shown else None,

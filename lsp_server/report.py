@@ -105,7 +105,9 @@ def heading(match: Match) -> str:
     """Return what a match is, and a line for each of its sources."""
     kind = "possible renamed copy, " * (match.kind == "renamed")
     verdict = {"allow": ", allowed by the policy", "block": ", blocked by the policy"}.get(match.decision, "")
-    head = f"  lines {match.start_line}-{match.end_line}, {kind}{match.run} characters, {match.classification}{verdict}"
+    conflict = ", licences conflict" * match.license_conflict
+    place = f"lines {match.start_line}-{match.end_line}"
+    head = f"  {place}, {kind}{match.run} characters, {match.classification}{conflict}{verdict}"
     if match.source_count > len(match.sources):
         head += f", {match.source_count} sources, of which"
     return "\n".join([head, *(f"    {plain(_cited(source))}" for source in match.sources)])
@@ -207,7 +209,8 @@ def _is_shown(character: str) -> bool:
 
 def _scope(checked: Checked) -> str:
     documents = sum(index["documents"] for index in checked.indexes)
-    return f"{_counted(documents, 'document')} of {', '.join(str(index['name']) for index in checked.indexes)}"
+    names = ", ".join(str(index["name"]) for index in checked.indexes)
+    return f"{_counted(documents, 'document')} of {names}{f' (not all: {checked.reason})' if checked.reason else ''}"
 
 
 def _counted(number: int, noun: str) -> str:

@@ -12,15 +12,16 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from attribution import normalise
+from attribution import kernels
 from attribution.build import build, build_documents
-from attribution.fingerprint import GUARANTEES, K, fingerprints
+from attribution.fingerprint import GUARANTEES, K
 from attribution.index import Index
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 WARM_UP = 50
+_POLL_S = 0.1
 _TEXT_KINDS = {"text", "originals"}
 
 
@@ -56,8 +58,8 @@ def percentiles(ask: Callable[[str], object], queries: Sequence[str]) -> dict[st
 def rates(indexed: Sequence[Document], folder: Path) -> dict[str, float]:
     """Return megabytes of source per second of one processor: fingerprinting, and a build in memory with writing."""
     size = sum(len(document.text.encode("utf-8", "replace")) for document in indexed) / 1e6
-    texts = [document.text for document in indexed]
-    fingerprinting = min(_cpu_s(lambda: _fingerprint(texts)) for _ in range(3))
+    raw = [document.text.encode("utf-8", "surrogatepass") for document in indexed]
+    fingerprinting = min(_cpu_s(lambda: _fingerprint(raw)) for _ in range(3))
     building = min(
         _cpu_s(lambda: build_documents(iter(indexed), folder, name="rates", overwrite=True)) for _ in range(2)
     )
@@ -67,9 +69,9 @@ def rates(indexed: Sequence[Document], folder: Path) -> dict[str, float]:
     }
 
 
-def _fingerprint(texts: Sequence[str]) -> None:
-    for text in texts:
-        fingerprints(normalise.text(text).data, K, GUARANTEES[50])
+def _fingerprint(raw: Sequence[bytes]) -> None:
+    for data in raw:
+        kernels.prints(kernels.normalised(data)[0], K, GUARANTEES[50])
 
 
 def _cpu_s(function: Callable[[], object]) -> float:
@@ -89,18 +91,24 @@ def opening(folder: Path) -> dict[str, float]:
 
 
 def built(sources: Sequence[Path], out: Path, guarantee: int, jobs: int) -> dict[str, Any]:
-    """Build an index in a process of its own; return rates, the largest process's memory, and sizes."""
+    """Build an index in a process of its own; return rates and the memory of the largest process.
+
+    Pages of mapped files are no one's memory: the system drops them when it needs room; they stand apart.
+    """
     command = [sys.executable, "-m", "benchmarks.peers.speed", str(out), str(guarantee), str(jobs), *map(str, sources)]
-    start = time.perf_counter()
-    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT) as process:
-        assert process.stdout
-        printed = process.stdout.read()
-        _, status, used = os.wait4(process.pid, 0)
+    start, anonymous = time.perf_counter(), 0
+    with tempfile.TemporaryFile() as printed, subprocess.Popen(command, stdout=printed, cwd=ROOT) as process:
+        while not (ended := os.wait4(process.pid, os.WNOHANG))[0]:
+            anonymous = max(anonymous, _anonymous_bytes(process.pid))
+            time.sleep(_POLL_S)
+        _, status, used = ended
         process.returncode = os.waitstatus_to_exitcode(status)
+        seconds = time.perf_counter() - start
+        printed.seek(0)
+        said = printed.read()
     if process.returncode:
         raise RuntimeError(f"the build ended with {process.returncode}")
-    seconds = time.perf_counter() - start
-    report: dict[str, Any] = json.loads(printed)
+    report: dict[str, Any] = json.loads(said)
     megabytes, cpu = report["bytes"] / 1e6, used.ru_utime + used.ru_stime
     return report | {
         "jobs": jobs,
@@ -109,8 +117,28 @@ def built(sources: Sequence[Path], out: Path, guarantee: int, jobs: int) -> dict
         "elapsed_s": round(seconds, 1),
         "mb_per_s": round(megabytes / seconds, 1),
         "mb_per_cpu_s": round(megabytes / cpu, 1),
-        "largest_process_mb": round(used.ru_maxrss / 1e3),
+        "largest_process_mb": round(anonymous / 1e6),
+        "with_mapped_files_mb": round(used.ru_maxrss / 1e3),
     }
+
+
+def _anonymous_bytes(parent: int) -> int:
+    """Return the memory of the largest of a process and its children that is not a mapped file's; 0 but on Linux."""
+    largest = 0
+    for folder in (Path(f"/proc/{number}") for number in (parent, *_children(parent))):
+        try:
+            status = dict(line.split(":", 1) for line in (folder / "status").read_text().splitlines())
+            largest = max(largest, int(status["RssAnon"].split()[0]) * 1024)
+        except (OSError, KeyError):
+            continue
+    return largest
+
+
+def _children(parent: int) -> list[int]:
+    try:
+        return [int(number) for number in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
+    except OSError:
+        return []
 
 
 def sizes(folder: Path, corpus_bytes: int) -> dict[str, float]:

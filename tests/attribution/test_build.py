@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import select
 import signal
 import subprocess
 import sys
@@ -168,7 +169,7 @@ def test_chunks_change_no_byte(write_tree: WriteTree, tmp_path: Path, monkeypatc
     """An index that was built by runs, combined in several rounds, is the one that was built in memory."""
     tree = tree_of(write_tree)
     whole = build([tree, tree], tmp_path / "whole", name="n")
-    for limit in (1, 2000, 9000):
+    for limit in (900, 9000):
         monkeypatch.setattr(runs, "CHUNK_CHARS", limit)
         monkeypatch.setattr(runs, "SHARDS_PER_MERGE", 3)
         parts = build([tree, tree], tmp_path / "index" / str(limit), name="n")
@@ -255,6 +256,53 @@ def test_a_killed_build_goes_on(write_tree: WriteTree, tmp_path: Path) -> None:
     build([tree], tmp_path / "index", name="n")
     assert contents(tmp_path / "index") == contents(tmp_path / "undisturbed")
     assert not (tmp_path / ".index.build").exists()
+
+
+PARENT = """
+import multiprocessing, os, pathlib, signal, sys
+from attribution import runs
+from attribution.build import build
+
+def die_after_a_run(documents, size):
+    work = pathlib.Path(sys.argv[2]).with_name(".index.build")
+    if work.is_dir() and any("." not in path.name for path in work.iterdir()):
+        print(*(worker.pid for worker in multiprocessing.active_children()), flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+runs.CHUNK_CHARS = 2000
+if __name__ == "__main__":
+    build([sys.argv[1]], sys.argv[2], name="n", jobs=2, progress=die_after_a_run)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="waits for processes that are not its children")
+@pytest.mark.usefixtures("small_chunks")
+def test_workers_end_with_a_killed_parent(write_tree: WriteTree, tmp_path: Path) -> None:
+    """When the parent is killed its workers end, nothing is published, and a new start gives the undisturbed bytes."""
+    tree = write_tree("tree", {f"{n}.py": lines(n) for n in range(100)})
+    (tmp_path / "parent.py").write_text(PARENT, encoding="utf-8")
+    command = [sys.executable, str(tmp_path / "parent.py"), str(tree), str(tmp_path / "index")]
+    killed = subprocess.run(command, check=False, timeout=60, stdout=subprocess.PIPE)
+    assert killed.returncode == -signal.SIGKILL
+    workers = [int(word) for word in killed.stdout.split()]
+    assert len(workers) == 2
+    assert all(map(has_ended, workers))
+    assert not (tmp_path / "index").exists()
+    build([tree], tmp_path / "index", name="n")
+    build([tree], tmp_path / "undisturbed", name="n")
+    assert contents(tmp_path / "index") == contents(tmp_path / "undisturbed")
+
+
+def has_ended(process: int) -> bool:
+    """Return whether a process ends within half a minute."""
+    try:
+        descriptor = os.pidfd_open(process)
+    except ProcessLookupError:
+        return True
+    try:
+        return bool(select.select([descriptor], [], [], 30)[0])
+    finally:
+        os.close(descriptor)
 
 
 @pytest.mark.usefixtures("small_chunks")

@@ -117,6 +117,14 @@ def test_personal_data() -> None:
     assert found[:3] == DOCUMENTS[:3]
 
 
+def test_keys_by_their_entropy() -> None:
+    """Keys without a known form are found if detect-secrets is asked for, which redacts the rest as well."""
+    pytest.importorskip("detect_secrets", reason="the extra `corpus` is not installed")
+    text = 'author = "cy@tool.org"\npassphrase = "c3VwZXIgbG9uZyBzdHJpbmcgc2hvdWxkIGNhdXNlIGVub3VnaCBlbnRyb3B5"\n'
+    found = list(filtered(lambda _: [document("a/b", "x", text)], Filters(detect_secrets=True), Counter()))
+    assert found[0].text == 'author = "<EMAIL>"\npassphrase = "<KEY>"\n'
+
+
 def test_opt_outs() -> None:
     """Owners in any case, repositories by owner and name."""
     optouts = OptOuts(owners=frozenset({"dee"}), repos=frozenset({"cy/tool"}))
@@ -186,5 +194,6 @@ def test_all_filtered_out_is_an_error(tmp_path: Path) -> None:
 def test_rules_decide_what_is_the_same() -> None:
     """Filters that change a document's text have another identity; the licence does not change what a run holds."""
     assert Filters().identity() == Filters(allowed=frozenset({"MIT"}), dedup=True).identity()
-    assert len({str(f.identity()) for f in (Filters(), Filters(redact=True), Filters(optouts=OptOuts()))}) == 3
+    changing = Filters(), Filters(redact=True), Filters(detect_secrets=True), Filters(optouts=OptOuts())
+    assert len({str(filters.identity()) for filters in changing}) == len(changing)
     assert corpus.VERSION == 1

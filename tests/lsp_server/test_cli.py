@@ -200,6 +200,17 @@ def test_check_of_a_folder_passes_over_what_is_no_text(small_index: Path, reposi
     assert "not UTF-8" in complaint(run("check", "bad.py", "--index", small_index, cwd=repository), 2)
 
 
+def test_check_shows_the_lines_beside_those_of_the_source(small_index: Path, repository: Path) -> None:
+    """In a terminal that is wide enough: numbers and lines of both, from the texts that the index keeps."""
+    ended = run("check", "a.py", "--index", small_index, cwd=repository, env={"COLUMNS": "120"})
+    _, first = inspect.getsourcelines(textwrap.dedent)
+    (row,) = (row for row in ended.stdout.splitlines() if " 1 def dedent(text):" in row)
+    assert row.split("│")[1].strip() == f"{first} def dedent(text):"
+    assert max(map(len, ended.stdout.splitlines()[2:])) <= 120
+    narrow = run("check", "a.py", "--index", small_index, cwd=repository, env={"COLUMNS": "40"}).stdout
+    assert "│" not in narrow
+
+
 def test_the_policy_decides_what_counts(small_index: Path, repository: Path) -> None:
     """Allowed matches do not count but with --all, blocked ones do; one that cannot be read is bad input."""
     policy = repository / "starcite.toml"
@@ -358,6 +369,18 @@ def test_wrong_use_is_status_two(words: tuple[str, ...]) -> None:
 def test_a_minimum_run_below_the_guarantee_is_refused(small_index: Path) -> None:
     """What the index cannot promise is not pretended."""
     assert "50" in complaint(run("check", SAMPLE, "--index", small_index, "--min-run", "20"), 2)
+
+
+def test_an_index_that_promises_only_longer_runs_is_searched_for_those(
+    small_index: Path, repository: Path, tmp_path: Path
+) -> None:
+    """A guarantee of 100 and the default of 80 go together; asking for 80 from it is refused."""
+    index = tmp_path / "x"
+    run("index", "build", small_index.parent / "source", "--out", index, "--guarantee", "100")
+    for named in ((index,), (index, small_index)):
+        words = [word for path in named for word in ("--index", path)]
+        assert run("check", "a.py", *words, cwd=repository).returncode == 1
+        assert "100" in complaint(run("check", "a.py", *words, "--min-run", "80", cwd=repository), 2)
 
 
 def test_a_model_that_was_not_pulled_says_how_to_pull_it(bare_home: Path) -> None:

@@ -137,6 +137,17 @@ def test_what_the_policy_allows_is_counted_and_shown_on_demand() -> None:
     assert "90 characters, rare, allowed by the policy" in printed(*results, allowed=True)
 
 
+def test_an_index_that_could_not_be_searched_is_told() -> None:
+    """What was checked only in part does not pass for more."""
+    part = Checked("checked", "x is damaged.", CHECKED.indexes, "unknown", 0.1)
+    assert "7 documents of i (not all: x is damaged.)" in printed(result(checked=part))
+
+
+def test_sources_under_different_licences_are_flagged() -> None:
+    """A person sees it before reading the list."""
+    assert "rare, licences conflict" in printed(result(match(source("MIT"), source("ISC"), license_conflict=True)))
+
+
 def test_files_of_a_folder_are_summed_up() -> None:
     """Those in which nothing is found are not named; not checked ones are."""
     clean, found = result(named=False), result(match(source()), name="b.py", named=False)
