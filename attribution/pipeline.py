@@ -88,6 +88,7 @@ class Options(TypedDict, total=False):
     allow_license: Iterable[str] | None
     dedup: bool
     redact: bool
+    detect_secrets: bool
     optouts: OptOuts | None
     overwrite: bool
 
@@ -448,6 +449,7 @@ def _job(sources: Iterable[str | os.PathLike[str]], out: str | os.PathLike[str],
         allowed,
         dedup=options.get("dedup", False),
         redact=options.get("redact", False),
+        detect_secrets=options.get("detect_secrets", False),
         optouts=options.get("optouts"),
     )
     guarantee = options.get("guarantee", 50)
