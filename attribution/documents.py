@@ -9,6 +9,8 @@ from __future__ import annotations
 import codecs
 import os
 import re
+import tempfile
+import weakref
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
 MAX_DOCUMENT_BYTES = 4 << 20
 _TOO_LARGE = f"larger than {MAX_DOCUMENT_BYTES >> 20} MiB"
+_UNPACKED_IN_MEMORY_BYTES = 64 << 20
 _INNER_ARCHIVE = "archive inside a folder (give it as a source of its own)"
 
 _CODING = re.compile(rb"^[ \t\f]*(?:#|//|;|%|--|/?\*).*?coding[:=][ \t]*([-\w.]+)")
@@ -256,14 +259,31 @@ def _archive(path: Path, skipped: Counter[str], *, docs: bool) -> Tree:
     def wanted(name: str) -> bool:
         return not is_skipped_folder(name) and (is_source(name, docs=docs) or is_metadata(name))
 
-    contents = dict(archives.members(path, wanted, MAX_DOCUMENT_BYTES, skipped))
+    unpacked = _Unpacked()
+    members = archives.members(path, wanted, MAX_DOCUMENT_BYTES, skipped)
+    contents = {name: unpacked.add(data) for name, data in members}
     label = path.name[: -len(next(suffix for suffix in archives.SUFFIXES if path.name.lower().endswith(suffix)))]
     tops = {name.partition("/")[0] for name in contents}
     if len(tops) == 1 and all("/" in name for name in contents):  # name-version/ in sdists and repositories' archives
         label = tops.pop()
-        contents = {name.partition("/")[2]: data for name, data in contents.items()}
-    return Tree(label, {name: _constant(contents[name]) for name in sorted(contents)})
+        contents = {name.partition("/")[2]: content for name, content in contents.items()}
+    return Tree(label, {name: contents[name] for name in sorted(contents)})
 
 
-def _constant(data: bytes) -> Callable[[], bytes]:
-    return lambda: data
+class _Unpacked:
+    """The files of an archive: in memory while they are few, else in a temporary file that ends with its readers."""
+
+    def __init__(self) -> None:
+        self._file = tempfile.SpooledTemporaryFile(max_size=_UNPACKED_IN_MEMORY_BYTES)  # noqa: SIM115 - see above
+        weakref.finalize(self, self._file.close)
+
+    def add(self, data: bytes) -> Callable[[], bytes]:
+        """Keep a file, and return a function that reads it."""
+        start, size = self._file.seek(0, os.SEEK_END), len(data)
+        self._file.write(data)
+
+        def content() -> bytes:
+            self._file.seek(start)
+            return self._file.read(size)
+
+        return content

@@ -88,6 +88,7 @@ class Options(TypedDict, total=False):
     allow_license: Iterable[str] | None
     dedup: bool
     redact: bool
+    detect_secrets: bool
     optouts: OptOuts | None
     overwrite: bool
 
@@ -312,6 +313,8 @@ class MergePostings(_Step):
                 block = merge.postings_between(*bounds)
                 keys.write(block[0].tobytes())
                 places.write(block[1].tobytes())
+                for shard in merge.shards:
+                    shard.release()
         yield from ()
 
 
@@ -448,6 +451,7 @@ def _job(sources: Iterable[str | os.PathLike[str]], out: str | os.PathLike[str],
         allowed,
         dedup=options.get("dedup", False),
         redact=options.get("redact", False),
+        detect_secrets=options.get("detect_secrets", False),
         optouts=options.get("optouts"),
     )
     guarantee = options.get("guarantee", 50)

@@ -58,6 +58,7 @@ POSTINGS_PER_BLOCK = 1 << 22
 TEXT_PER_BLOCK_BYTES = 1 << 24
 KEY_LIMIT = 1 << 32
 _ROWS_PER_BLOCK = 1 << 12
+_LEFT_OUT = -(1 << 62)
 _U64 = np.dtype("<u8")
 _DTYPES: dict[str, np.dtype[Any]] = {
     "text": np.dtype("u1"),
@@ -414,15 +415,21 @@ class Merge:
             yield int(self._shard_of[first]), number, number + last - first
 
     @cached_property
-    def _shifts(self) -> list[npt.NDArray[np.int64]]:
-        """What is added to the position of a posting in each document of each shard; below zero: it is left out."""
+    def _shifts(self) -> list[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
+        """Where in each shard's text a new shift begins, and what from there on is added to a position.
+
+        Below zero, by far: what is there is left out. Documents that follow each other here as in their shard have one
+        shift: where shards do not interleave, there is one for all, and no posting's document need be looked up.
+        """
         starts = starts_of(self.column("starts"))[:-1].astype(np.int64)
         shifts = []
         for number, shard in enumerate(self.shards):
-            placed = np.full(shard.documents, -1, dtype=np.int64)
+            local = shard.arrays["starts"][:-1].view(np.int64)
+            shift = np.full(shard.documents, _LEFT_OUT, dtype=np.int64)
             mine = self._shard_of == number
-            placed[self._number_of[mine]] = starts[mine]
-            shifts.append(placed)
+            shift[self._number_of[mine]] = starts[mine] - local[self._number_of[mine]]
+            begins = np.flatnonzero(np.diff(shift, prepend=_LEFT_OUT - 1))
+            shifts.append((local[begins], shift[begins]))
         return shifts
 
     def postings(self) -> Iterator[tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint64]]]:
@@ -438,11 +445,13 @@ class Merge:
     def postings_between(self, low: int, high: int) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint64]]:
         """Return the keys in low .. high - 1 and their positions, sorted by both."""
         keys, positions = [], []
-        for shard, placed in zip(self.shards, self._shifts, strict=True):
+        for shard, (begins, shifts) in zip(self.shards, self._shifts, strict=True):
             first, last = _bounds(shard.arrays["keys"], low, high)
-            moved = _moved(shard.arrays["starts"], placed, shard.arrays["positions"][first:last].astype(np.int64))
-            keys.append(shard.arrays["keys"][first:last][moved >= 0])
-            positions.append(moved[moved >= 0].astype(np.uint64))
+            moved = shard.arrays["positions"][first:last].astype(np.int64)
+            moved += shifts[np.searchsorted(begins, moved, side="right") - 1] if len(begins) > 1 else shifts[:1]
+            kept = slice(None) if len(moved) and moved.min() >= 0 else moved >= 0
+            keys.append(shard.arrays["keys"][first:last][kept])
+            positions.append(moved[kept].astype(np.uint64))
         return _sorted_pairs(np.concatenate(keys), np.concatenate(positions))
 
     def key_ranges(self, low: int = 0, high: int = KEY_LIMIT) -> Iterator[tuple[int, int]]:
@@ -475,16 +484,6 @@ def _bounds(keys: npt.NDArray[np.uint32], low: int, high: int) -> tuple[int, int
     """Return where keys from `low` to below `high` stand; not of another type, so that no key is converted."""
     last = np.searchsorted(keys, np.uint32(high)) if high < KEY_LIMIT else len(keys)
     return int(np.searchsorted(keys, np.uint32(low))), int(last)
-
-
-def _moved(
-    starts: npt.NDArray[np.uint64], placed: npt.NDArray[np.int64], positions: npt.NDArray[np.int64]
-) -> npt.NDArray[np.int64]:
-    """Return positions in the union; -1 for those of documents that another shard gives."""
-    local = starts.view(np.int64)
-    document = np.searchsorted(local, positions, side="right") - 1
-    target = placed[document]
-    return np.where(target < 0, -1, positions - local[document] + target)
 
 
 def _sorted_pairs(

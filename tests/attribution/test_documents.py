@@ -360,3 +360,14 @@ def test_the_size_of_what_is_to_be_read(write_tree: WriteTree, tmp_path: Path) -
     assert documents.total_bytes([folder, zipped(tmp_path / "x.zip", {"a.py": CODE})]) is None
     with pytest.raises(SourceError, match="does not exist"):
         documents.total_bytes([tmp_path / "none"])
+
+
+def test_large_archives_are_unpacked_to_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An archive that holds more than is kept in memory gives the same documents, and leaves no file."""
+    path = zipped(tmp_path / "x.zip", {f"{n}.py": f"{CODE}# {n}\n" * n for n in range(1, 30)})
+    expected = read(path)
+    monkeypatch.setattr(documents, "_UNPACKED_IN_MEMORY_BYTES", 100)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    assert read(path) == expected
+    assert [entry.name for entry in tmp_path.iterdir()] == ["x.zip"]
