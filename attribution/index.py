@@ -250,8 +250,6 @@ def _maximal(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
 def _find(reader: Reader, normalised: normalise.Normalised, min_run: int, start: int) -> list[_Found]:
     """Return the maximal spans in one index that reach beyond `start`, with all documents that hold them."""
     runs = find_runs(normalised.data, reader, min_run)
-    if reader.forgotten is not None:
-        runs = runs.where(~reader.forgotten[reader.source_of(reader.document_of(runs.positions))])
     if not len(runs.starts):
         return []
     # A run of bytes may begin or end inside a character: keep its whole characters.

@@ -85,8 +85,9 @@ class _Pairs:
 def find_runs(query: U8, reader: Reader, min_bytes: int) -> Runs:
     """Return all maximal runs of at least `min_bytes` (not below the guarantee) that the query shares with a document.
 
-    Of two texts that are periodic with a period of at most k // 2 there are as many maximal runs as shifts: enough of
-    them are returned to cover all their characters, among them the longest. Raises `QueryError` for a query beyond
+    A document of a source that is forgotten does not count: also a run inside one of its runs is maximal. Of two texts
+    that are periodic with a period of at most k // 2 there are as many maximal runs as shifts: enough of them are
+    returned to cover all their characters, among them the longest. Raises `QueryError` for a query beyond
     MAX_QUERY_BYTES and `IndexFormatError` where the index is found to be damaged.
     """
     if len(query) > MAX_QUERY_BYTES:
@@ -110,9 +111,12 @@ def find_runs(query: U8, reader: Reader, min_bytes: int) -> Runs:
             runs = _runs_of(framed, text, q[held], places, periods[held], min_bytes)
             runs[2] = view.placed(runs[2])
             parts.append(runs)
-    if len(parts) == 1:
-        return Runs(*parts[0])
-    return Runs(*np.unique(np.concatenate(parts, axis=1), axis=1)) if parts else _NO_RUNS
+    if not parts:
+        return _NO_RUNS
+    runs = Runs(*parts[0]) if len(parts) == 1 else Runs(*np.unique(np.concatenate(parts, axis=1), axis=1))
+    if reader.forgotten is None:
+        return runs
+    return runs.where(~reader.forgotten[reader.source_of(reader.document_of(runs.positions))])
 
 
 def _cells(reader: Reader, keys: npt.NDArray[np.uint32], low: I64, counts: I64) -> tuple[I64, I64]:

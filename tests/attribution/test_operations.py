@@ -27,6 +27,7 @@ from attribution.index import Index, search
 from attribution.normalise import text as normalised
 from attribution.operations import Forgotten, compact, forget, merge
 from attribution.postings import FREQUENT
+from attribution.stream import StreamChecker
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -159,6 +160,18 @@ def test_a_run_inside_a_forgotten_one_is_found(tmp_path: Path) -> None:
         assert (match.sources[0].name, match.source_count) == ("bob/tool", 1)
         assert match.start >= 100
         assert match.end <= 300
+
+
+def test_a_stream_forgets(tmp_path: Path) -> None:
+    """While a text is typed, a run of a source that is forgotten counts for nothing, nor does it hide a shorter one."""
+    line = "# " + "-" * 90 + "\n"  # so common that it is looked up as a whole text is
+    build_documents([Document(text(1) + line, "a.py", ANN), Document(line + text(2), "b.py", BOB)], tmp_path / "index")
+    with Index.open(tmp_path / "index") as index:
+        forget(tmp_path / "index", write_optouts(tmp_path, ["ann"]))
+        watch = StreamChecker([index], "", 80)
+        told = [match for character in text(1) + line + text(2) if (match := watch.feed(character))]
+    assert {source.name for match in told for source in match.sources} == {"bob/tool"}
+    assert (told[0].run, told[0].start >= len(text(1).rstrip())) == (80, True)
 
 
 def test_an_index_that_was_open_all_along(tmp_path: Path) -> None:
