@@ -113,10 +113,10 @@ def find_runs(query: U8, reader: Reader, min_bytes: int) -> Runs:
             parts.append(runs)
     if not parts:
         return _NO_RUNS
-    runs = Runs(*parts[0]) if len(parts) == 1 else Runs(*np.unique(np.concatenate(parts, axis=1), axis=1))
+    found = Runs(*parts[0]) if len(parts) == 1 else Runs(*np.unique(np.concatenate(parts, axis=1), axis=1))
     if reader.forgotten is None:
-        return runs
-    return runs.where(~reader.forgotten[reader.source_of(reader.document_of(runs.positions))])
+        return found
+    return found.where(~reader.forgotten[reader.source_of(reader.document_of(found.positions))])
 
 
 def _cells(reader: Reader, keys: npt.NDArray[np.uint32], low: I64, counts: I64) -> tuple[I64, I64]:
