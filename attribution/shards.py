@@ -368,10 +368,10 @@ class Merge:
             starts = arrays["path_starts"][first : first + len(sources) + 1].tolist()
             paths = arrays["paths"][starts[0] : starts[-1]].tobytes()
             digests = arrays["digest"][first : first + len(sources)].tobytes()
+            self.shards[shard].release()
             for i, source in enumerate(sources):
                 path = paths[starts[i] - starts[0] : starts[i + 1] - starts[0]]
                 yield source, path, digests[i * _DIGEST_BYTES : (i + 1) * _DIGEST_BYTES], shard, first + i
-            self.shards[shard].release()
 
     def column(self, name: str) -> Array:
         """Return a value of each document, in order: `source`, `size` or `digest`, or the lengths of other arrays.
@@ -436,7 +436,6 @@ class Merge:
         """Yield keys and positions, sorted by both, in blocks of about `POSTINGS_PER_BLOCK`."""
         for low, high in self.key_ranges():
             yield self.postings_between(low, high)
-            self._release()
 
     def _release(self) -> None:
         for shard in self.shards:
@@ -450,8 +449,9 @@ class Merge:
             moved = shard.arrays["positions"][first:last].astype(np.int64)
             moved += shifts[np.searchsorted(begins, moved, side="right") - 1] if len(begins) > 1 else shifts[:1]
             kept = slice(None) if len(moved) and moved.min() >= 0 else moved >= 0
-            keys.append(shard.arrays["keys"][first:last][kept])
+            keys.append(shard.arrays["keys"][first:last].copy()[kept])
             positions.append(moved[kept].astype(np.uint64))
+            shard.release()  # one byte that is read may map two megabytes: with 250 shards too much to wait with it
         return _sorted_pairs(np.concatenate(keys), np.concatenate(positions))
 
     def key_ranges(self, low: int = 0, high: int = KEY_LIMIT) -> Iterator[tuple[int, int]]:

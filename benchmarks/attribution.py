@@ -20,6 +20,7 @@ import random
 import sys
 import tempfile
 import time
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,14 +82,17 @@ class Run:
         indexed = [document for documents in split.indexed.values() for document in documents]
         self._corpus(split)
         out = self.folder / "index"
-        self._timed("in memory", lambda: build_documents(iter(indexed), out, name="benchmark"))
+        options: dict[str, Any] = {"renamed": True} if "renamed" in signature(build_documents).parameters else {}
+        self._timed("starcite", lambda: build_documents(iter(indexed), out, name="benchmark", **options))
         self._show("rates on one processor", {"": speed.rates(indexed, self.folder / "rates")})
         evidence = quality.Evidence(indexed)
         with Index.open(out) as index:
             ours = engines.Starcite(index)
             everyone = [ours, *self._peers(indexed)]
+            corpus = sum(len(document.text.encode("utf-8", "replace")) for document in indexed)
+            self._sizes(out, everyone, corpus)
             self._quality(ours, everyone, split, indexed, evidence)
-            self._infini_gram(ours, indexed)
+            self._infini_gram(ours, indexed, corpus)
         self._builds_and_latency(found, split)
         self._show("goals", goals(self.result))
         return self.result
@@ -158,18 +162,21 @@ class Run:
         for line in evidence.false[:5] + evidence.unlike[:5]:
             print("  not borne out:", line)
 
-    def _infini_gram(self, ours: engines.Starcite, indexed: list[Document]) -> None:
+    def _sizes(self, out: Path, everyone: list[engines.Engine], corpus: int) -> None:
+        rows: dict[str, Any] = {"starcite": speed.sizes(out, corpus)}
+        for engine in everyone[1:]:
+            rows[engine.columns[0].split()[0] + ", without sources"] = {"index_per_corpus_byte": engine.bytes / corpus}
+        self._show("index bytes per corpus byte, this corpus", rows)
+
+    def _infini_gram(self, ours: engines.Starcite, indexed: list[Document], corpus: int) -> None:
         if "infini-gram" in engines.missing():
             return
         texts = [document.text for document in indexed]
         folder = self.folder / "infini-gram"
         peer: engines.InfiniGram = self._timed("infini-gram", lambda: engines.InfiniGram(texts, folder))
         self._show("index made", self.result["index made"])
-        corpus = sum(len(text.encode("utf-8", "replace")) for text in texts)
-        self._show(
-            "index bytes per corpus byte, this corpus",
-            {"starcite with text": ours.bytes / corpus, "infini-gram": peer.bytes / corpus},
-        )
+        sizes = {"": {"index_per_corpus_byte": peer.bytes / corpus}}
+        self._show("index bytes per corpus byte, infini-gram with its text", sizes)
         oracle = quality.oracle(ours, peer, indexed, 100 if self.megabytes < 100 else 500, self.rng)  # noqa: PLR2004
         self._show("maximal spans against infini-gram as oracle", {"": oracle})
         rows = {}

@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 
     Edit = Callable[[str, str, random.Random], str]
 
-_STRING = r'"""(?:\\.|[^\\])*?"""' + r"|'''(?:\\.|[^\\])*?'''" + r'|"(?:\\.|[^"\\\n])*"|' + r"'(?:\\.|[^'\\\n])*'"
+_PLAIN = r'"""(?:\\.|[^\\])*?"""' + r"|'''(?:\\.|[^\\])*?'''" + r'|"(?:\\.|[^"\\\n])*"|' + r"'(?:\\.|[^'\\\n])*'"
+_STRING = rf"(?:[bBrRuUfF]{{1,2}}(?=[\"']))?(?:{_PLAIN})"
 _REST = (
-    r"|(?P<word>[^\W\d]\w*)|(?P<number>\d[\w.]*)|(?P<space>[ \t]+)|(?P<line>\n)"
+    r"|(?P<word>[^\W\d]\w*)|(?P<number>\d[\w.]*)|(?P<space>[ \t\r\f\\]+)|(?P<line>\n)"
     r"|(?P<mark>==|!=|<=|>=|->|=>|\+=|-=|&&|\|\||::|:=|.)"
 )
 _HASHED = re.compile(rf"(?P<comment>\#[^\n]*)|(?P<string>{_STRING}){_REST}", re.DOTALL)
@@ -36,11 +37,12 @@ _KEYWORDS = frozenset(keyword.kwlist).union(
     auto bool boolean break byte case catch chan char class const continue debugger default defer delete do double else
     enum export extends extern fallthrough false final finally float for func function go goto if implements import in
     inline instanceof int interface let long map namespace native new nil null of override package private protected
-    public range register return select self short signed sizeof static string struct super switch synchronized
+    public range register return select short signed sizeof static string struct super switch synchronized
     template this throw throws transient true try type typedef typename typeof uint undefined union unsigned using var
     virtual void volatile when while with yield async await
     """)
 )
+_FIXED = frozenset(_words("if else for while return break continue switch case import class try"))
 _WORDS = _words("alpha bravo carol delta ember frost gamma hotel igloo joker karma lemon mango noble opera prism")
 
 Token = tuple[str, str]
@@ -71,7 +73,7 @@ def _shape(text: str, language: str) -> list[Token]:
     for kind, part in lex(text, language):
         if kind in {"number", "string"}:
             found.append(("literal", ""))
-        elif kind == "word" and part not in _KEYWORDS:
+        elif kind == "word" and part not in _FIXED:
             found.append(("name", part))
         elif kind not in {"space", "line", "comment"}:
             found.append(("", part))
@@ -174,7 +176,8 @@ def _renamed(text: str, language: str, rng: random.Random, *, everything: bool) 
     local = set() if everything else _locals(dense)
     out = list(tokens)
     for i, (kind, part) in zip(positions, dense, strict=True):
-        if kind == "word" and part not in _KEYWORDS and (everything or part in local):
+        directive = i > 0 and tokens[i - 1][1] == "#"  # as in "#include" and "#define"
+        if kind == "word" and part not in _KEYWORDS and not directive and (everything or part in local):
             fresh = f"{rng.choice(_WORDS)}_{len(names)}"
             out[i] = kind, names.setdefault(part, fresh)
     return _joined(out)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from benchmarks.peers.edits import lex
 from benchmarks.peers.engines import normalised
 
 if TYPE_CHECKING:
@@ -60,9 +61,14 @@ def framed(window: str, rng: random.Random, least: int = 0) -> tuple[str, int]:
 
 
 def snippets(documents: list[Document], language: str, count: int, rng: random.Random) -> list[Snippet]:
-    """Return snippets of fifteen lines with at least 80 characters, drawn evenly over the lines."""
+    """Return snippets of fifteen lines with at least 80 characters, drawn evenly over the lines.
+
+    They start and end outside of comments and strings of several lines: no one copies half a comment, and its words
+    would count as lexemes.
+    """
     lines = [document.text.split("\n") for document in documents]
     ends = list(itertools.accumulate(max(0, len(rows) - LINES) for rows in lines))
+    closed: dict[int, set[int]] = {}
     found: list[Snippet] = []
     for _ in range(count * 20):
         if len(found) == count or not ends or not ends[-1]:
@@ -70,10 +76,22 @@ def snippets(documents: list[Document], language: str, count: int, rng: random.R
         at = rng.randrange(ends[-1])
         number = bisect.bisect_right(ends, at)
         first = at - (ends[number] - (len(lines[number]) - LINES))
+        if number not in closed:
+            closed[number] = _closed_lines(documents[number].text, language)
         text = "\n".join(lines[number][first : first + LINES])
-        if len(normalised(text)) >= LEAST_CHARS:
+        if {first, first + LINES} <= closed[number] and len(normalised(text)) >= LEAST_CHARS:
             found.append(Snippet(language, text, documents[number]))
     return found
+
+
+def _closed_lines(text: str, language: str) -> set[int]:
+    """Return the 0-based lines that do not start inside a lexeme."""
+    line, starts = 0, {0}
+    for kind, part in lex(text, language):
+        line += part.count("\n")
+        if kind == "line":
+            starts.add(line)
+    return starts
 
 
 def cuts(documents: list[Document], chars: int, count: int, rng: random.Random) -> list[str]:
