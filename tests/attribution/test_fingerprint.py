@@ -101,3 +101,17 @@ def test_density_is_that_of_winnowing() -> None:
     data = np.random.default_rng(2).integers(0, 256, 400_000).astype(np.uint8)
     for w in WINDOWS:
         assert abs(len(fingerprint.fingerprints(data, K, w).keys) / len(data) * (w + 1) / 2 - 1) < 0.03
+
+
+@pytest.mark.parametrize("w", WINDOWS)
+@settings(deadline=None)  # a busy machine is no failure
+@given(data=st.binary(min_size=K + 84, max_size=400) | st.binary(min_size=9, max_size=20).map(lambda unit: unit * 14))
+def test_first_windows_are_those_that_chose(w: int, data: bytes) -> None:
+    """Each position comes with the first window, by its start, of which it is the right-most minimum."""
+    hashes = fingerprint._gram_hashes(np.frombuffer(data, dtype=np.uint8), K).tolist()
+    expected: dict[int, int] = {}
+    for start in range(len(hashes) - w + 1):
+        position = min(range(start, start + w), key=lambda i: (hashes[i] >> 32, -i))
+        expected.setdefault(position, start)
+    positions, firsts = fingerprint.first_windows(np.frombuffer(data, dtype=np.uint8), K, w)
+    assert dict(zip(positions.tolist(), firsts.tolist(), strict=True)) == expected

@@ -129,17 +129,21 @@ FEW = settings(
 @FEW
 @given(
     corpus=corpora(periodic=False),
-    least=st.sampled_from([50, 51, 64, 80]),
+    least=st.sampled_from([50, 51, 64, 80, 100]),
     kept=st.sampled_from(TEXT_MODES),
     one_by_one=st.sampled_from([0, matching._FEW]),
+    many=st.sampled_from([0, matching._MANY_CANDIDATES]),
 )
-def test_spans_are_exactly_the_oracle_s(corpus: tuple[str, list[str]], least: int, kept: str, one_by_one: int) -> None:
+def test_spans_are_exactly_the_oracle_s(
+    corpus: tuple[str, list[str]], least: int, kept: str, one_by_one: int, many: int
+) -> None:
     """Where no text repeats itself, the matches are the maximal runs, no more and no fewer, with all documents."""
     text, documents = corpus
     if any(repeats_itself(each) for each in (text, *documents)):
         return
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(matching, "_FEW", one_by_one)
+        patch.setattr(matching, "_MANY_CANDIDATES", many)
         found = matches(text, documents, least, kept=kept)
     expected = maximal(set().union(*(oracle(text, document, least) for document in documents)))
     assert sorted(intervals(text, found)) == sorted(expected)
@@ -151,11 +155,18 @@ def test_spans_are_exactly_the_oracle_s(corpus: tuple[str, list[str]], least: in
 
 
 @FEW
-@given(corpus=corpora(periodic=True), least=st.sampled_from([50, 60, 80]), kept=st.sampled_from(TEXT_MODES))
-def test_periodic_runs_are_covered(corpus: tuple[str, list[str]], least: int, kept: str) -> None:
+@given(
+    corpus=corpora(periodic=True),
+    least=st.sampled_from([50, 60, 80, 100]),
+    kept=st.sampled_from(TEXT_MODES),
+    many=st.sampled_from([0, matching._MANY_CANDIDATES]),
+)
+def test_periodic_runs_are_covered(corpus: tuple[str, list[str]], least: int, kept: str, many: int) -> None:
     """Every run is covered to its last character, and overlapped by a match at least as long, however periodic."""
     text, documents = corpus
-    spans = intervals(text, matches(text, documents, least, kept=kept))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(matching, "_MANY_CANDIDATES", many)
+        spans = intervals(text, matches(text, documents, least, kept=kept))
     covered = set().union(*(range(*span) for span in spans))
     for start, end in set().union(*(oracle(text, document, least) for document in documents)):
         assert covered.issuperset(range(start, end))
