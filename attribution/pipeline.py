@@ -313,8 +313,6 @@ class MergePostings(_Step):
                 block = merge.postings_between(*bounds)
                 keys.write(block[0].tobytes())
                 places.write(block[1].tobytes())
-                for shard in merge.shards:
-                    shard.release()
         yield from ()
 
 
