@@ -3,6 +3,7 @@
     index.json            what the index is: facts, how postings are packed; name, size and SHA-256 of each other file;
                           its own checksum
     verbatim-*-<sha>.bin  the postings of the text, see `postings`: key of a k-gram -> where it starts in the text
+    renamed-*-<sha>.bin   the postings of the lexemes, if asked for, see `lexemes`: key of a gram -> its first byte
     text-<sha>.bin        u8  (bytes + 2048,)  normalised bytes of all documents in a row, to confirm matches;
                                                between margins of 1024 zeros, so that no block is read beyond an end;
                                                not there with `text` "compressed": see below
@@ -50,6 +51,7 @@ import numpy.typing as npt
 from attribution import normalise, tombstones
 from attribution.errors import IndexFormatError, IndexVersionError
 from attribution.fingerprint import GUARANTEES, K
+from attribution.lexemes import LEXER_VERSION
 from attribution.normalise import NORMALISER_VERSION
 from attribution.postings import Postings, PostingsLayout, file_kinds
 
@@ -62,6 +64,7 @@ FORMAT_VERSION = 2
 HEADER = "index.json"
 TEXT_MARGIN_BYTES = 1024
 VERBATIM = "verbatim"
+RENAMED = "renamed"
 TEXT_MODES = ("raw", "compressed")
 
 DIGEST_BYTES = 32
@@ -77,6 +80,7 @@ DOCUMENT = np.dtype(
 )
 FILE_KINDS: dict[str, np.dtype[Any]] = {
     **file_kinds(VERBATIM),
+    **file_kinds(RENAMED),
     "text": np.dtype("u1"),
     "originals": np.dtype("u1"),
     "starts": np.dtype("<u8"),
@@ -111,7 +115,8 @@ class SourceRecord:
 class Facts:
     """What an index is. `corpus` is the SHA-256 of its sorted content; `bytes` counts the sources' text in UTF-8.
 
-    `text` says what is kept of the text: see the module.
+    `text` says what is kept of the text: see the module. `lexer` is the version of the rules of the lexeme stream, 0
+    where there is none.
     """
 
     name: str
@@ -125,6 +130,7 @@ class Facts:
     bytes: int
     lines: int
     text: str = "raw"
+    lexer: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +142,8 @@ class Contents:
     each document's part of the blocks starts.
     `blocks`, arrays that follow each other, in one piece or many: `text` (normalised bytes), `lines` (u32: normalised
     bytes before each source line, from its document's start), `paths` (UTF-8), `originals` (see `compressed`).
-    `postings`: blocks of keys (u32) and positions in the text, sorted by both, over all blocks.
+    `postings`: blocks of keys (u32) and positions in the text, sorted by both, over all blocks; `lexemes`: the same of
+    the lexeme stream, nothing without one.
     """
 
     facts: Facts
@@ -144,6 +151,7 @@ class Contents:
     columns: Mapping[str, Array]
     blocks: Mapping[str, Iterable[Array]]
     postings: Iterable[tuple[Array, Array]]
+    lexemes: Iterable[tuple[Array, Array]] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,6 +240,9 @@ class Reader:
         self.facts = Facts(**header["facts"])
         self.k, self.w = self.facts.k, self.facts.w
         self.postings = Postings.mapped(PostingsLayout(**header["postings"][VERBATIM]), VERBATIM, self._map)
+        self.lexemes: Postings | None = None
+        if self.facts.lexer == LEXER_VERSION:
+            self.lexemes = Postings.mapped(PostingsLayout(**header["postings"][RENAMED]), RENAMED, self._map)
         self.starts: I64 = self._map("starts").view(np.int64)
         self._documents = self._map("documents")
         self._lines: Bytes = self._map("lines")
@@ -439,6 +450,8 @@ class Reader:
         """Check what cheap checks can find, so that no damage makes a look-up leave the arrays."""
         if problem := self.postings.problem():
             raise self.damaged(f"{VERBATIM}-{problem[0]}", problem[1])
+        if self.lexemes is not None and (problem := self.lexemes.problem()):
+            raise self.damaged(f"{RENAMED}-{problem[0]}", problem[1])
         if len(self.starts) != self.facts.documents + 1 or len(self._documents) != len(self.starts):
             raise self.damaged("documents", "its length is not the number of documents")
         if self.starts[0] != 0 or (np.diff(self.starts) < 0).any():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 from urllib.parse import quote
@@ -14,6 +14,7 @@ from attribution import normalise
 from attribution.errors import IndexFormatError, QueryError
 from attribution.format import Reader
 from attribution.matching import find_runs
+from attribution.renamed import Stretch, find_stretches
 
 if TYPE_CHECKING:
     import os
@@ -70,6 +71,8 @@ class Match:
     characters. `source_count` counts the documents that hold the span, of which `sources` lists ten at most; `terms`
     are the licences of all of them, but for a common span. `license_conflict`: the sources name different licences, all
     of them looked at, or one of them is in conflict with itself.
+
+    Of the kind "renamed" it is a possible copy with other names, comments or literals, over so many `lexemes`.
     """
 
     start: int
@@ -84,6 +87,7 @@ class Match:
     decision: Literal["allow", "annotate", "block"] = "annotate"
     terms: tuple[Terms, ...] = ()
     license_conflict: bool = False
+    lexemes: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the `Match` of the public contract."""
@@ -99,14 +103,14 @@ class Match:
             "source_count": self.source_count,
             "license_conflict": self.license_conflict,
             "sources": [source.to_json() for source in self.sources],
-        }
+        } | ({} if self.lexemes is None else {"lexemes": self.lexemes})
 
 
 @dataclass(frozen=True, slots=True)
 class _Found:
     """A span (normalised bytes [start, end), `run` characters) in one index.
 
-    `documents` that hold it, ascending; for each, one of its places in `positions`, and its number in `sources`.
+    `documents` that hold it, ascending; for each, one of its places, `positions` to `stops`, and its source's number.
     """
 
     start: int
@@ -115,6 +119,7 @@ class _Found:
     reader: Reader
     documents: I64
     positions: I64
+    stops: I64
     sources: I64
 
 
@@ -160,9 +165,9 @@ class Index:
             "guarantee": facts.guarantee,
         }
 
-    def matches(self, text: str, *, min_run: int = MIN_RUN, start: int = 0) -> list[Match]:
+    def matches(self, text: str, *, min_run: int = MIN_RUN, start: int = 0, renamed: bool = False) -> list[Match]:
         """Return the matches of `text`, as `search` does."""
-        return search([self], text, min_run=min_run, start=start)
+        return search([self], text, min_run=min_run, start=start, renamed=renamed)
 
     def excerpt(self, source: Source, context_lines: int = 0) -> str | None:
         """Return the lines of a source that hold the span, as they stand there, with some lines before and after.
@@ -200,14 +205,22 @@ class Index:
 
 
 def search(
-    indexes: Sequence[Index], text: str, *, min_run: int = MIN_RUN, start: int = 0, lenient: bool = False
+    indexes: Sequence[Index],
+    text: str,
+    *,
+    min_run: int = MIN_RUN,
+    start: int = 0,
+    lenient: bool = False,
+    renamed: bool = False,
 ) -> list[Match]:
     """Return the maximal spans of `text` that stand verbatim in a document of an index, by start.
 
     Every run of at least `min_run` normalised characters is covered. Only matches that reach into text[start:] are
     returned; a caller gives a suggestion with the text to its left, and offsets stay those of `text`. A span inside a
     longer one is left out; the sources of a span from several indexes are united. `lenient`: an index whose guarantee
-    is above `min_run` is searched from its guarantee on.
+    is above `min_run` is searched from its guarantee on. `renamed`: possible copies with other names, comments or
+    literals are returned too (see `renamed`), where an index was built for that, but those that lie half or more in
+    other matches; this takes some milliseconds.
 
     Raises `QueryError` if `min_run` is below an index's guarantee, the text is too long, or an index is closed.
     """
@@ -225,10 +238,19 @@ def search(
     for reader in readers:
         for span in _find(reader, normalised, max(min_run, reader.facts.guarantee), start):
             found.setdefault((span.start, span.end), []).append(span)
-    if not found:
+    possible = _possible(readers, text, normalised, min_run) if renamed else {}
+    if not found and not possible:
         return []
     lines = normalise.line_starts(text)
-    return [_match(found[span], normalised, lines) for span in _maximal(sorted(found, key=lambda s: (s[0], -s[1])))]
+    matches = [_match(found[span], normalised, lines) for span in _maximal(sorted(found, key=lambda s: (s[0], -s[1])))]
+    covered = np.zeros(len(text), dtype=np.bool_)
+    for match in matches:
+        covered[match.start : match.end] = True
+    for (first, last), (lexemes, copies) in sorted(possible.items(), key=lambda item: (-item[1][0], item[0])):
+        if last > start and 2 * covered[first:last].sum() < last - first:
+            covered[first:last] = True
+            matches.append(replace(_match(copies, normalised, lines), kind="renamed", lexemes=lexemes))
+    return sorted(matches, key=lambda match: (match.start, -match.end))
 
 
 def _reader(folder: Path) -> Reader:
@@ -279,7 +301,35 @@ def _grouped(reader: Reader, starts: I64, ends: I64, characters: I64, positions:
         first = np.concatenate([_TRUE, held[1:] != held[:-1]])
         held = held[first]
         span = int(starts[low]), int(ends[low]), int(characters[low])
-        found.append(_Found(*span, reader, held, positions[low:high][first], reader.source_of(held)))
+        places = positions[low:high][first]
+        stops = places + span[1] - span[0]
+        found.append(_Found(*span, reader, held, places, stops, reader.source_of(held)))
+    return found
+
+
+def _possible(
+    readers: Sequence[Reader], text: str, normalised: normalise.Normalised, min_run: int
+) -> dict[tuple[int, int], tuple[int, list[_Found]]]:
+    """Return the possible copies, by span in code points: the number of lexemes, and where they stand."""
+    found: dict[tuple[int, int], tuple[int, list[_Found]]] = {}
+    for reader in readers:
+        stretches: dict[tuple[int, int], dict[int, Stretch]] = {}
+        for stretch in find_stretches(text, reader, min_run):
+            stretches.setdefault((stretch.start, stretch.end), {}).setdefault(stretch.document, stretch)
+        for span, held in stretches.items():
+            documents = np.array(sorted(held))
+            first, last = np.searchsorted(normalised.offsets, span).tolist()
+            copies = _Found(
+                start=first,
+                end=last,
+                run=int(normalise.starts_character(normalised.data[first:last]).sum()),
+                reader=reader,
+                documents=documents,
+                positions=np.array([held[document].position for document in documents.tolist()]),
+                stops=np.array([held[document].stop for document in documents.tolist()]),
+                sources=reader.source_of(documents),
+            )
+            found.setdefault(span, (held[int(documents[0])].lexemes, []))[1].append(copies)
     return found
 
 
@@ -340,10 +390,10 @@ def _listed(found: list[_Found]) -> tuple[Source, ...]:
 
 
 def _source(span: _Found, which: int) -> Source:
-    document, position = int(span.documents[which]), int(span.positions[which])
+    document, position, stop = int(span.documents[which]), int(span.positions[which]), int(span.stops[which])
     record = span.reader.sources[int(span.sources[which])]
     path = span.reader.path_of(document)
-    first, last = span.reader.lines_of(document, position, position + span.end - span.start)
+    first, last = span.reader.lines_of(document, position, stop)
     url = record.url.replace("{path}", quote(path))
     return Source(
         record.name,

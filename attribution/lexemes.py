@@ -30,6 +30,7 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 
+from attribution import normalise
 from attribution.fingerprint import mixed, winnowed
 
 I64 = npt.NDArray[np.int64]
@@ -79,7 +80,7 @@ _PIECE = re.compile(
     | (?<!\S)--\ [^\n]*
     | (?<![\w"'\])}])/\*.*?(?:\*/|\Z)
     | <!--.*?(?:-->|\Z)
-    | \\.
+    | \\\S
     | OPERATORS
     | .
     """.replace("OPERATORS", " | ".join(re.escape(one) for one in _OPERATORS)),
@@ -164,6 +165,13 @@ def _previous(values: I64) -> I64:
     previous = np.zeros(len(values), dtype=np.int64)
     previous[order[1:][same]] = (order[1:] - order[:-1])[same]
     return previous
+
+
+def fingerprints(text: str) -> tuple[I64, U32]:
+    """Return the normalised byte that each chosen gram of a text starts with, ascending, and the grams' keys."""
+    lexemes = lex(text)
+    first, keys = chosen_grams(lexemes)
+    return np.searchsorted(normalise.text(text).offsets, lexemes.starts[first]), keys
 
 
 def chosen_grams(lexemes: Lexemes) -> tuple[I64, U32]:

@@ -85,7 +85,7 @@ def merge(
     masks = [_mask(reader, tombstones.resolve(optouts, reader.sources)[1]) for reader in readers]
     left_out = Counter({"opted out": sum(_forgotten(*pair).documents for pair in zip(readers, masks, strict=True))})
     entries = chain.from_iterable(_entries(*pair) for pair in zip(readers, masks, strict=True))
-    with _shards(target, entries, readers[0].facts.guarantee) as shards:
+    with _shards(target, entries, readers[0].facts) as shards:
         report = publish(
             Merge(shards), target, name=name, text=readers[0].facts.text, overwrite=overwrite, skipped=left_out
         )
@@ -122,7 +122,7 @@ def compact(folder: str | os.PathLike[str]) -> CompactReport:
         raise SourceError(f"Everything in {target} is forgotten; delete the folder.")
     if removed.sources:
         entries = _entries(reader, reader.forgotten)
-        with _shards(target, entries, reader.facts.guarantee) as shards:
+        with _shards(target, entries, reader.facts) as shards:
             publish(
                 Merge(shards),
                 target,
@@ -211,13 +211,14 @@ def _entries(reader: Reader, without: Mask | None) -> Iterator[Entry]:
 
 
 @contextlib.contextmanager
-def _shards(target: Path, entries: Iterable[Entry], guarantee: int) -> Iterator[list[Shard]]:
+def _shards(target: Path, entries: Iterable[Entry], facts: Facts) -> Iterator[list[Shard]]:
     """Fingerprint documents, chunk by chunk, into shards that lie beside the target until the block ends."""
     try:
         with workspace(target) as folder:
             shards = []
             for number, chunk in enumerate(_chunks(entries)):
-                fingerprint_shard(chunk, guarantee=guarantee).save(folder / str(number))
+                shard = fingerprint_shard(chunk, guarantee=facts.guarantee, renamed=bool(facts.lexer))
+                shard.save(folder / str(number))
                 shards.append(Shard.open(folder / str(number)))
             yield shards
     except OSError as error:

@@ -83,6 +83,7 @@ class Options(TypedDict, total=False):
     name: str | None
     guarantee: int
     text: str
+    renamed: bool
     license: str | None
     docs: bool
     allow_license: Iterable[str] | None
@@ -263,7 +264,8 @@ class WriteShard(_Step):
         made: list[Shard] = []
         for chunk in chunks(map(_unpacked, data or ()), runs.CHUNK_CHARS):
             part = parts / f"{len(made):06d}"
-            fingerprint_shard(chunk, guarantee=self.job.rules.guarantee).save(part)
+            rules = self.job.rules
+            fingerprint_shard(chunk, guarantee=rules.guarantee, renamed=rules.renamed).save(part)
             made.append(Shard.open(part))
         for level in range(len(made)):
             if len(made) <= runs.SHARDS_PER_MERGE:
@@ -313,8 +315,6 @@ class MergePostings(_Step):
                 block = merge.postings_between(*bounds)
                 keys.write(block[0].tobytes())
                 places.write(block[1].tobytes())
-                for shard in merge.shards:
-                    shard.release()
         yield from ()
 
 
@@ -466,7 +466,7 @@ def _job(sources: Iterable[str | os.PathLike[str]], out: str | os.PathLike[str],
         out=target,
         work=target.with_name(f".{target.name}.pipeline"),
         name=options.get("name") or target.name,
-        rules=runs.Rules(guarantee, filters),
+        rules=runs.Rules(guarantee, filters, options.get("renamed", False)),
         text=options.get("text", "raw"),
         license=license_id,
         docs=docs,

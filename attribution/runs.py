@@ -33,6 +33,7 @@ from attribution import corpus
 from attribution.durable import locked, write_synced
 from attribution.errors import IndexWriteError
 from attribution.fingerprint import GUARANTEES, K
+from attribution.lexemes import LEXER_VERSION
 from attribution.normalise import NORMALISER_VERSION
 from attribution.shards import LAYOUT, Shard, combine, fingerprint_shard, source_key
 
@@ -56,10 +57,12 @@ class Rules:
 
     guarantee: int = 50
     filters: corpus.Filters = field(default_factory=corpus.Filters)
+    renamed: bool = False
 
     def digest(self) -> bytes:
         """Return a digest of the rules and of the versions of what applies them."""
-        versions = (LAYOUT, NORMALISER_VERSION, K, GUARANTEES[self.guarantee], corpus.VERSION)
+        streams = LEXER_VERSION if self.renamed else 0
+        versions = (LAYOUT, streams, NORMALISER_VERSION, K, GUARANTEES[self.guarantee], corpus.VERSION)
         return hashlib.sha256(repr((versions, self.guarantee, self.filters.identity())).encode()).digest()
 
 
@@ -107,7 +110,8 @@ def make_runs(
 
 def shard_of(chunk: Sequence[Document], rules: Rules, skipped: Counter[str]) -> Shard:
     """Return the shard of a chunk in memory, and count what the filters leave out."""
-    return fingerprint_shard(corpus.finished(chunk, rules.filters, skipped), guarantee=rules.guarantee)
+    kept = corpus.finished(chunk, rules.filters, skipped)
+    return fingerprint_shard(kept, guarantee=rules.guarantee, renamed=rules.renamed)
 
 
 def make_run(run: Path, chunk: Sequence[Document], rules: Rules) -> None:

@@ -19,6 +19,7 @@ shard are sorted in the index, and a merge reads each file once, from the front.
     size           u64 (documents,)         bytes of the source text in UTF-8
     keys           u32 (postings,)          ascending
     positions      u64 (postings,)          in `text`, ascending among equal keys
+    renamed_keys, renamed_positions         the same of the lexeme stream, see `lexemes`; nothing where it is not wanted
 
 Memory: a shard is made in memory, about eight bytes per byte of its text. A merge maps its shards and holds some 20
 bytes per document, one block of postings and the table of sources, whatever the size of the text.
@@ -33,6 +34,7 @@ import json
 import mmap
 import os
 import shutil
+import zlib
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
@@ -40,7 +42,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from attribution import kernels
+from attribution import kernels, lexemes
 from attribution.errors import SourceError
 from attribution.fingerprint import GUARANTEES, K
 from attribution.format import SourceRecord, compressed
@@ -74,6 +76,8 @@ _DTYPES: dict[str, np.dtype[Any]] = {
     "size": _U64,
     "keys": np.dtype("<u4"),
     "positions": _U64,
+    "renamed_keys": np.dtype("<u4"),
+    "renamed_positions": _U64,
 }
 LAYOUT = tuple(_DTYPES)
 """What a shard consists of: one of another layout is not read again."""
@@ -109,6 +113,7 @@ class Shard:
     arrays: Mapping[str, Array]
     repeated: int = 0
     maps: tuple[mmap.mmap, ...] = ()
+    renamed: bool = False
 
     def release(self) -> None:
         """Give back the memory of what was read of a mapped shard: it would count as ours until the end."""
@@ -123,7 +128,7 @@ class Shard:
 
     def save(self, folder: Path) -> None:
         """Write the shard to a folder that is not there yet, in one atomic step. Raises `OSError`."""
-        with ShardWriter(folder, self.guarantee) as writer:
+        with ShardWriter(folder, self.guarantee, renamed=self.renamed) as writer:
             for name, array in self.arrays.items():
                 writer.append(name, array)
             writer.finish(self.sources, self.repeated)
@@ -137,7 +142,8 @@ class Shard:
             arrays = {name: np.frombuffer(maps.get(name, b""), dtype) for name, dtype in _DTYPES.items()}
             sources = tuple(_record(source) for source in manifest["sources"])
             arrays["digest"] = arrays["digest"].reshape(-1, _DIGEST_BYTES)
-            return cls(manifest["guarantee"], sources, arrays, manifest["repeated"], tuple(maps.values()))
+            guarantee, repeated, renamed = manifest["guarantee"], manifest["repeated"], manifest["renamed"]
+            return cls(guarantee, sources, arrays, repeated, tuple(maps.values()), renamed)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise SourceError(f"{folder} is no shard of an index ({error}); build it again.") from error
 
@@ -145,8 +151,9 @@ class Shard:
 class ShardWriter:
     """Writes a shard array by array, block by block, and shows it under its name only when it is finished."""
 
-    def __init__(self, folder: Path, guarantee: int) -> None:
+    def __init__(self, folder: Path, guarantee: int, *, renamed: bool) -> None:
         """Begin a folder that is not there yet."""
+        self._renamed = renamed
         self._folder = folder
         self._guarantee = guarantee
         self._stage = folder.with_name(f"{folder.name}.part-{os.getpid()}")
@@ -176,6 +183,7 @@ class ShardWriter:
             sizes[name] = file.tell()
         manifest = {
             "guarantee": self._guarantee,
+            "renamed": self._renamed,
             "repeated": repeated,
             "bytes": sizes,
             "sources": [asdict(source) for source in sources],
@@ -199,10 +207,12 @@ def prepare(document: Document) -> Entry:
     )
 
 
-def fingerprint_shard(documents: Iterable[Document | Entry], *, guarantee: int = 50) -> Shard:
+def fingerprint_shard(documents: Iterable[Document | Entry], *, guarantee: int = 50, renamed: bool = False) -> Shard:
     """Return the shard of some documents, in memory: give at most some hundred megabytes at once (see `chunks`).
 
-    The order of the documents changes nothing. Raises `SourceError` for a guarantee that is not offered.
+    The order of the documents changes nothing. `renamed` asks for the lexeme stream too.
+
+    Raises `SourceError` for a guarantee that is not offered.
     """
     check_guarantee(guarantee)
     unique: dict[tuple[Any, ...], Entry] = {}
@@ -213,7 +223,10 @@ def fingerprint_shard(documents: Iterable[Document | Entry], *, guarantee: int =
         given += 1
     entries = [unique[key] for key in sorted(unique)]
     sources = sorted({entry.source for entry in entries}, key=source_key)
-    return Shard(guarantee, tuple(sources), _arrays(entries, sources, guarantee), given - len(entries))
+    arrays = _arrays(entries, sources, guarantee)
+    grams = _grams(entries, arrays["starts"]) if renamed else []
+    arrays["renamed_keys"], arrays["renamed_positions"] = _sorted(grams)
+    return Shard(guarantee, tuple(sources), arrays, given - len(entries), renamed=renamed)
 
 
 def chunks(documents: Iterable[Document], limit_bytes: int) -> Iterator[list[Document]]:
@@ -283,6 +296,22 @@ def _postings(
     for entry, start in zip(entries, starts[:-1].tolist(), strict=True):
         prints = kernels.prints(entry.data, K, w)
         pairs.append(prints.keys.astype(np.uint64) << np.uint64(32) | (prints.positions + start).astype(np.uint64))
+    return _sorted(pairs)
+
+
+def _grams(entries: Sequence[Entry], starts: npt.NDArray[np.uint64]) -> list[npt.NDArray[np.uint64]]:
+    """Return keys and positions of the lexeme stream, the key above the position."""
+    pairs = []
+    for entry, start in zip(entries, starts[:-1].tolist(), strict=True):
+        text = zlib.decompress(entry.original).decode("utf-8", "surrogatepass")
+        places, keys = lexemes.fingerprints(text)
+        pairs.append(keys.astype(np.uint64) << np.uint64(32) | (places + start).astype(np.uint64))
+    return pairs
+
+
+def _sorted(
+    pairs: Sequence[npt.NDArray[np.uint64]],
+) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint64]]:
     joined = _joined(pairs, np.uint64)
     joined.sort()
     return (joined >> np.uint64(32)).astype(np.uint32), joined & np.uint64(0xFFFFFFFF)
@@ -331,10 +360,10 @@ class Merge:
         """Find the order of all documents."""
         if not any(shard.documents for shard in shards):
             raise SourceError("No source code was found in the sources; give folders or archives that hold some.")
-        if len({shard.guarantee for shard in shards}) > 1:
-            raise SourceError("The shards were made with different guarantees; build them with one.")
+        if len({(shard.guarantee, shard.renamed) for shard in shards}) > 1:
+            raise SourceError("The shards were made with different guarantees or streams; build them alike.")
         self.shards = tuple(shards)
-        self.guarantee = shards[0].guarantee
+        self.guarantee, self.renamed = shards[0].guarantee, shards[0].renamed
         self.sources = tuple(sorted({source for shard in shards for source in shard.sources}, key=source_key))
         numbers = {source: number for number, source in enumerate(self.sources)}
         self._numbers = [np.array([numbers[s] for s in shard.sources], dtype=np.uint32) for shard in shards]
@@ -437,26 +466,34 @@ class Merge:
         for low, high in self.key_ranges():
             yield self.postings_between(low, high)
 
+    def lexemes(self) -> Iterator[tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint64]]]:
+        """Yield keys and positions of the lexeme stream, as `postings` does."""
+        for low, high in self.key_ranges(stream="renamed_"):
+            yield self.postings_between(low, high, stream="renamed_")
+
     def _release(self) -> None:
         for shard in self.shards:
             shard.release()
 
-    def postings_between(self, low: int, high: int) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint64]]:
-        """Return the keys in low .. high - 1 and their positions, sorted by both."""
+    def postings_between(
+        self, low: int, high: int, stream: str = ""
+    ) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint64]]:
+        """Return the keys in low .. high - 1 and their positions, sorted by both; `stream` begins the arrays' names."""
         keys, positions = [], []
         for shard, (begins, shifts) in zip(self.shards, self._shifts, strict=True):
-            first, last = _bounds(shard.arrays["keys"], low, high)
-            moved = shard.arrays["positions"][first:last].astype(np.int64)
+            all_keys, all_positions = shard.arrays[f"{stream}keys"], shard.arrays[f"{stream}positions"]
+            first, last = _bounds(all_keys, low, high)
+            moved = all_positions[first:last].astype(np.int64)
             moved += shifts[np.searchsorted(begins, moved, side="right") - 1] if len(begins) > 1 else shifts[:1]
             kept = slice(None) if len(moved) and moved.min() >= 0 else moved >= 0
-            keys.append(shard.arrays["keys"][first:last].copy()[kept])
+            keys.append(all_keys[first:last].copy()[kept])
             positions.append(moved[kept].astype(np.uint64))
             shard.release()  # one byte that is read may map two megabytes: with 250 shards too much to wait with it
         return _sorted_pairs(np.concatenate(keys), np.concatenate(positions))
 
-    def key_ranges(self, low: int = 0, high: int = KEY_LIMIT) -> Iterator[tuple[int, int]]:
+    def key_ranges(self, low: int = 0, high: int = KEY_LIMIT, stream: str = "") -> Iterator[tuple[int, int]]:
         """Yield ranges that make up low .. high - 1: equal ones, which hold about equally many postings each."""
-        total = sum(len(shard.arrays["keys"]) for shard in self.shards) * (high - low) // KEY_LIMIT
+        total = sum(len(shard.arrays[f"{stream}keys"]) for shard in self.shards) * (high - low) // KEY_LIMIT
         count = max(1, -(-total // POSTINGS_PER_BLOCK))
         bounds = [low + number * (high - low) // count for number in range(count + 1)]
         yield from itertools.pairwise(bounds)
@@ -465,7 +502,7 @@ class Merge:
 def combine(shards: Sequence[Shard], folder: Path) -> Shard:
     """Write the union of shards as one shard to a new folder, streaming, and return it mapped."""
     merge = Merge(shards)
-    with ShardWriter(folder, merge.guarantee) as writer:
+    with ShardWriter(folder, merge.guarantee, renamed=merge.renamed) as writer:
         for name in ("text", "lines", "paths", "originals"):
             for block in merge.blocks(name):
                 writer.append(name, block)
@@ -476,6 +513,9 @@ def combine(shards: Sequence[Shard], folder: Path) -> Shard:
         for keys, positions in merge.postings():
             writer.append("keys", keys)
             writer.append("positions", positions)
+        for keys, positions in merge.lexemes():
+            writer.append("renamed_keys", keys)
+            writer.append("renamed_positions", positions)
         writer.finish(merge.sources, merge.repeated)
     return Shard.open(folder)
 

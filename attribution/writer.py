@@ -28,6 +28,7 @@ from attribution.format import (
     FORMAT,
     FORMAT_VERSION,
     HEADER,
+    RENAMED,
     TEXT_MARGIN_BYTES,
     VERBATIM,
     Contents,
@@ -55,6 +56,9 @@ All eight places of a cell of a mapped text are looked at in a tenth of a micros
 a hundred. With the guarantee of 100 a question has half as many k-grams, and can look at more places for each.
 """
 
+# A look takes a document to be lexed again, a millisecond: one in 64 is for nothing.
+_LEXEME_PACKING = {"bucket_postings": 4, "cell_bits": 0, "remainder_bits": 8}
+_NORMALISED_BYTES_PER_GRAM = 32
 _POSTINGS_PER_BLOCK = 1 << 20
 _NAME_DIGITS = 16
 
@@ -145,7 +149,7 @@ def _write_files(stage: Path, contents: Contents) -> PostingsLayout:
             "format": FORMAT,
             "version": FORMAT_VERSION,
             "facts": asdict(contents.facts),
-            "postings": {VERBATIM: asdict(layout)},
+            "postings": {VERBATIM: asdict(layout)} | _write_lexemes(files, contents),
             "files": files.named(),
         }
     header["checksum"] = checksum(header)
@@ -181,7 +185,26 @@ def _write_postings(files: _Files, contents: Contents) -> PostingsLayout:
         size,
         **_PACKING[facts.text, facts.guarantee],
     )
-    for keys, positions in contents.postings:
+    return _fed(writer, contents.postings)
+
+
+def _write_lexemes(files: _Files, contents: Contents) -> dict[str, dict[str, int]]:
+    """Write the lexeme stream, if there is one, and return how it is packed."""
+    if not contents.facts.lexer:
+        return {}
+    size = int(contents.columns["starts"][-1])
+    writer = PostingsWriter(
+        files.append,
+        RENAMED,
+        size // _NORMALISED_BYTES_PER_GRAM,
+        size,
+        **_LEXEME_PACKING,
+    )
+    return {RENAMED: asdict(_fed(writer, contents.lexemes))}
+
+
+def _fed(writer: PostingsWriter, blocks: Iterable[tuple[Array, Array]]) -> PostingsLayout:
+    for keys, positions in blocks:
         for at in range(0, len(keys), _POSTINGS_PER_BLOCK):
             block = slice(at, at + _POSTINGS_PER_BLOCK)
             writer.feed(keys[block], positions[block].astype(np.int64))

@@ -94,6 +94,7 @@ def test_bytes_are_those_of_one_machine(sources: list[Path], tmp_path: Path, tas
 CORPUS: Options = {
     "allow_license": ["permissive", "NONE"],
     "dedup": True,
+    "renamed": True,
     "redact": True,
     "optouts": OptOuts(owners=frozenset({"b"})),
 }
