@@ -73,6 +73,19 @@ class _Text:
 
 
 @dataclass(frozen=True, slots=True)
+class _Cells:
+    """Cells of the text in which the k-gram at query[q] may stand: `whole` says that it is at `start` or nowhere.
+
+    `period` is that of the k-gram, or 0. All of shape (n,).
+    """
+
+    q: I64
+    start: I64
+    whole: npt.NDArray[np.bool_]
+    period: I64
+
+
+@dataclass(frozen=True, slots=True)
 class _Pairs:
     """Alignments to try: query[q] stands opposite text[d]; int64 of shape (n,)."""
 
@@ -109,11 +122,12 @@ def find_runs(query: U8, reader: Reader, min_bytes: int) -> Runs:
     parts = []
     for block in range(int(blocks[-1]) + 1):
         chosen = slice(*np.searchsorted(blocks, [block, block + 1]))
-        which, cells = _cells(reader, prints.keys[chosen], low[chosen], counts[chosen])
+        which, cells, whole = _cells(reader, prints.keys[chosen], low[chosen], counts[chosen])
         q, periods = prints.positions[chosen][which], period[chosen][which]
         for view, held, places in reader.views(cells):
             text = _Text(view, 1 << reader.postings.layout.cell_bits)
-            runs = _runs_of(framed, text, q[held], places, periods[held], min_bytes)
+            cells_held = _Cells(q[held], places, whole[held], periods[held])
+            runs = _runs_of(framed, text, cells_held, min_bytes)
             runs[2] = view.placed(runs[2])
             parts.append(runs)
     if not parts:
@@ -157,25 +171,29 @@ def _needed(query: U8, w: int, q: I64, costs: I64, min_bytes: int) -> I64:
     return np.array(sorted(kept), dtype=np.int64)
 
 
-def _cells(reader: Reader, keys: npt.NDArray[np.uint32], low: I64, counts: I64) -> tuple[I64, I64]:
-    """Return cells of the text in which some of the keys may stand: which key, and the cell's first position."""
+def _cells(
+    reader: Reader, keys: npt.NDArray[np.uint32], low: I64, counts: I64
+) -> tuple[I64, I64, npt.NDArray[np.bool_]]:
+    """Return cells of the text in which some of the keys may stand: which key, the first position, if it is that."""
     which = np.repeat(np.arange(len(keys)), counts)
     index = np.arange(len(which)) + (low - np.cumsum(counts) + counts)[which]
     places, same = reader.postings.places(index, keys[which])
+    whole = reader.postings.whole(index)
     if len(places) and places.max() >= max(1, int(reader.starts[-1])):
         raise reader.damaged("verbatim-positions", "a position lies outside the text")
-    return (which, places) if same.all() else (which[same], places[same])
+    return (which, places, whole) if same.all() else (which[same], places[same], whole[same])
 
 
-def _runs_of(query: U8, text: _Text, q: I64, cells: I64, period: I64, min_bytes: int) -> I64:
+def _runs_of(query: U8, text: _Text, cells: _Cells, min_bytes: int) -> I64:
     """Return the runs of some candidates as rows (start, length, position), int64 of shape (3, n).
 
     Here and below `query` is padded; positions in it are counted from behind the margin.
     """
-    row, pairs = _candidates(query, text, q, cells)
+    row, pairs = _candidates(query, text, cells)
     same = _around(query, pairs.q) == _around(text.padded, pairs.d)
     gram = _all(same, _GRAM.start, _GRAM.stop) & (pairs.d <= _size(text.padded) - K)
-    periodic = period[row] > 0
+    period = cells.period[row]
+    periodic = period > 0
     plain = pairs.where(gram & ~periodic & _promising(same, min_bytes))
     if periodic.any():
         chosen = np.flatnonzero(gram & periodic)
@@ -183,18 +201,24 @@ def _runs_of(query: U8, text: _Text, q: I64, cells: I64, period: I64, min_bytes:
         alone = np.ones(len(chosen), dtype=np.bool_)
         alone[1:] = (np.diff(row[chosen]) != 0) | (np.diff(pairs.d[chosen]) > K // 2)
         chosen = chosen[alone]
-        pairs = _realigned(query, text, pairs.where(chosen), period[row][chosen], min_bytes)
+        pairs = _realigned(query, text, pairs.where(chosen), period[chosen], min_bytes)
         pairs = pairs.where(_promising(_around(query, pairs.q) == _around(text.padded, pairs.d), min_bytes))
         plain = _Pairs(np.concatenate([plain.q, pairs.q]), np.concatenate([plain.d, pairs.d]))
     runs = _extended(query, text, plain)
     return runs[:, runs[1] >= min_bytes]
 
 
-def _candidates(query: U8, text: _Text, q: I64, cells: I64) -> tuple[I64, _Pairs]:
-    """Return the places in the cells where the first half of a k-gram of the query stands: in which cell, the pairs."""
-    places = cells[:, None] + np.arange(text.cell)
-    row, column = np.nonzero(words_at(text.padded, places) == words_at(query, q)[:, None])
-    return row, _Pairs(q[row], places[row, column])
+def _candidates(query: U8, text: _Text, cells: _Cells) -> tuple[I64, _Pairs]:
+    """Return the places in the cells where the first half of a k-gram of the query stands: in which cell, the pairs.
+
+    Of cells that are one place, that is left to be looked at.
+    """
+    wide = np.flatnonzero(~cells.whole)
+    places = cells.start[wide][:, None] + np.arange(text.cell)
+    row, column = np.nonzero(words_at(text.padded, places) == words_at(query, cells.q[wide])[:, None])
+    whole = np.flatnonzero(cells.whole)
+    which = np.concatenate([wide[row], whole])
+    return which, _Pairs(cells.q[which], np.concatenate([places[row, column], cells.start[whole]]))
 
 
 def _promising(same: npt.NDArray[np.bool_], min_bytes: int) -> npt.NDArray[np.bool_]:

@@ -6,13 +6,16 @@
                                      remainder: the `remainder_bits` of the key that follow those of the bucket
     frequent   a key with more than FREQUENT postings has a list of its own, and so has every key of a bucket of more
                than 255. So a bucket is short, and a query's own few keys meet a banner's thousands only by asking.
+               Their postings are whole positions: of thousands, each is looked at in one place only.
 
     <stream>-counts            u8  (groups * 64,)  postings in each bucket
     <stream>-bases             u64 (groups,)       postings before each 64 buckets
-    <stream>-positions         packed              those of the buckets, zeros up to a multiple of 64 postings, those
-                                                   of the frequent keys; 8 bytes more, so that words can be read
+    <stream>-postings          packed              those of the buckets, and zeros up to a multiple of 64
     <stream>-frequent          u32 (frequent,)     the frequent keys, ascending
     <stream>-frequent_starts   u64 (frequent + 1,) the number of each one's first posting
+    <stream>-positions         packed              those of the frequent keys, and zeros up to a multiple of 64
+
+Packed files have 8 bytes more, so that words can be read. Postings are numbered from those of the buckets on.
 
 Costs, with four postings in a bucket, 2.3 bits a posting for the buckets. Of 27 bits of position, cells of 8 save 3:
 looking at eight places of one cache line costs less than reading the line. A key that is not there meets about four
@@ -35,6 +38,7 @@ U64 = npt.NDArray[np.uint64]
 U32 = npt.NDArray[np.uint32]
 U8 = npt.NDArray[np.uint8]
 I64 = npt.NDArray[np.int64]
+Flags = npt.NDArray[np.bool_]
 
 FREQUENT = 16
 GROUP_BUCKETS = 64
@@ -46,9 +50,10 @@ _LANES = 64
 _PARTS: dict[str, np.dtype[Any]] = {
     "counts": np.dtype("u1"),
     "bases": np.dtype("<u8"),
-    "positions": np.dtype("u1"),
+    "postings": np.dtype("u1"),
     "frequent": np.dtype("<u4"),
     "frequent_starts": np.dtype("<u8"),
+    "positions": np.dtype("u1"),
 }
 
 
@@ -59,7 +64,7 @@ def file_kinds(stream: str) -> dict[str, np.dtype[Any]]:
 
 @dataclass(frozen=True, slots=True)
 class PostingsLayout:
-    """How postings are packed: counts of postings in buckets and of frequent keys, and bits."""
+    """How postings are packed: how many in all and of frequent keys, buckets, and bits; of whole positions as well."""
 
     postings: int
     frequent_postings: int
@@ -67,6 +72,7 @@ class PostingsLayout:
     bits: int
     remainder_bits: int
     cell_bits: int
+    position_bits: int
 
 
 def pack(values: U64, bits: int) -> U64:
@@ -116,10 +122,11 @@ class PostingsWriter:
         self._remainder_bits = max(0, min(self._remainder_bits, MAX_BITS - self._cell_width))
         self._cell_bits = cell_bits
         self._bits = self._cell_width + self._remainder_bits
+        self._position_bits = max(1, max(0, limit - 1).bit_length())
         self._keys: U32 = np.empty(0, dtype=np.uint32)
         self._positions: I64 = np.empty(0, dtype=np.int64)
         self._next_bucket, self._light, self._fed = 0, 0, 0
-        self._waiting: U64 = np.empty(0, dtype=np.uint64)
+        self._waiting: dict[str, U64] = {}
         self._frequent: list[tuple[U32, I64, U64]] = []
         for part in _PARTS:  # each file is there, even if nothing is in it
             self._put(part, b"")
@@ -138,18 +145,16 @@ class PostingsWriter:
         """Write what is left, and return how it is packed."""
         end = -(-self._buckets // GROUP_BUCKETS) * GROUP_BUCKETS
         self._take(_buckets(self._keys, self._buckets), len(self._keys), end)
-        self._pack(np.zeros(-len(self._waiting) % _LANES, dtype=np.uint64))
+        self._close("postings", self._bits)
         first = -(-self._light // _LANES) * _LANES
         lengths = np.concatenate([np.empty(0, np.int64), *(each[1] for each in self._frequent)])
         self._put("frequent", np.concatenate([np.empty(0, "<u4"), *(each[0] for each in self._frequent)]))
         self._put("frequent_starts", (first + np.concatenate([[0], np.cumsum(lengths)])).astype("<u8"))
-        for _, _, values in self._frequent:
-            self._pack(values)
-        self._pack(np.zeros(-len(self._waiting) % _LANES, dtype=np.uint64))
-        self._put("positions", bytes(8))
-        return PostingsLayout(
-            self._fed, int(lengths.sum()), self._buckets, self._bits, self._remainder_bits, self._cell_bits
-        )
+        for _, _, positions in self._frequent:
+            self._pack("positions", positions, self._position_bits)
+        self._close("positions", self._position_bits)
+        bits = self._bits, self._remainder_bits, self._cell_bits, self._position_bits
+        return PostingsLayout(self._fed, int(lengths.sum()), self._buckets, *bits)
 
     def _take(self, bucket: I64, number: int, end: int) -> None:
         """Write the first pairs, which are those of the buckets before `end`."""
@@ -163,16 +168,15 @@ class PostingsWriter:
         crowd = np.bincount(bucket[first[~often]] - self._next_bucket, lengths[~often], end - self._next_bucket)
         often |= crowd[bucket[first] - self._next_bucket] > MAX_BUCKET
         light = ~np.repeat(often, lengths)
-        values = self._values(keys, positions)
         if often.any():
-            self._frequent.append((keys[first[often]], lengths[often], values[~light]))
+            self._frequent.append((keys[first[often]], lengths[often], positions[~light].view(np.uint64)))
         counts = np.bincount(bucket[light] - self._next_bucket, minlength=end - self._next_bucket)
         groups = counts.reshape(-1, GROUP_BUCKETS).sum(axis=1)
         self._put("counts", counts.astype(np.uint8))
         self._put("bases", (self._light + np.cumsum(groups) - groups).astype("<u8"))
         self._light += int(groups.sum())
         self._next_bucket = end
-        self._pack(values[light])
+        self._pack("postings", self._values(keys[light], positions[light]), self._bits)
 
     def _values(self, keys: U32, positions: I64) -> U64:
         values = (positions >> self._cell_bits).view(np.uint64)
@@ -181,11 +185,16 @@ class PostingsWriter:
             values |= remainder << np.uint64(self._cell_width)
         return values
 
-    def _pack(self, values: U64) -> None:
-        waiting = np.concatenate([self._waiting, values])
+    def _pack(self, part: str, values: U64, bits: int) -> None:
+        waiting = np.concatenate([self._waiting.get(part, values[:0]), values])
         whole = len(waiting) // _LANES * _LANES
-        self._put("positions", pack(waiting[:whole], self._bits))
-        self._waiting = waiting[whole:]
+        self._put(part, pack(waiting[:whole], bits))
+        self._waiting[part] = waiting[whole:]
+
+    def _close(self, part: str, bits: int) -> None:
+        waiting = self._waiting.get(part, np.empty(0, dtype=np.uint64))
+        self._pack(part, np.zeros(-len(waiting) % _LANES, dtype=np.uint64), bits)
+        self._put(part, bytes(8))
 
     def _put(self, part: str, data: npt.NDArray[Any] | bytes) -> None:
         self._emit(f"{self._stream}-{part}", data if isinstance(data, bytes) else data.tobytes())
@@ -198,9 +207,10 @@ class Postings:
     layout: PostingsLayout
     counts: U8
     bases: U64
-    positions: U8
+    postings: U8
     frequent: U32
     frequent_starts: U64
+    positions: U8
 
     @classmethod
     def mapped(cls, layout: PostingsLayout, stream: str, mapping: Callable[[str], npt.NDArray[Any]]) -> Postings:
@@ -209,10 +219,12 @@ class Postings:
 
     @property
     def slots(self) -> int:
-        """How many postings the file has room for."""
-        layout = self.layout
-        parts = layout.postings - layout.frequent_postings, layout.frequent_postings
-        return sum(-(-part // _LANES) * _LANES for part in parts)
+        """How many postings the files have room for."""
+        return self._bucket_slots + _slots(self.layout.frequent_postings)
+
+    @property
+    def _bucket_slots(self) -> int:
+        return _slots(self.layout.postings - self.layout.frequent_postings)
 
     def problem(self) -> tuple[str, str] | None:
         """Return which part does not fit the layout, and how; `None` if look-ups cannot leave the arrays."""
@@ -220,10 +232,12 @@ class Postings:
         groups = -(-layout.buckets // GROUP_BUCKETS)
         if len(self.counts) != groups * GROUP_BUCKETS or len(self.bases) != groups:
             return "counts", "its length is not the number of buckets"
-        if not 0 < layout.bits <= MAX_BITS or len(self.positions) != self.slots * layout.bits // 8 + 8:
-            return "positions", "its length is not the number of postings"
+        if not 0 < layout.bits <= MAX_BITS or len(self.postings) != self._bucket_slots * layout.bits // 8 + 8:
+            return "postings", "its length is not the number of postings"
         if len(self.frequent_starts) != len(self.frequent) + 1:
             return "frequent_starts", "its length is not the number of frequent keys"
+        if len(self.positions) != _slots(layout.frequent_postings) * layout.position_bits // 8 + 8:
+            return "positions", "its length is not the number of postings"
         return None
 
     def ranges(self, keys: U32) -> tuple[I64, I64]:
@@ -242,15 +256,28 @@ class Postings:
             length[often] = self.frequent_starts[at[often] + 1].view(np.int64) - starts
         return low, length
 
-    def places(self, index: I64, keys: U32) -> tuple[I64, npt.NDArray[np.bool_]]:
+    def places(self, index: I64, keys: U32) -> tuple[I64, Flags]:
         """Return the first position of each posting's cell, and whether its remainder is that of the key."""
         layout = self.layout
-        values = unpack(self.positions, index, layout.bits)
+        frequent = index >= self._bucket_slots
+        values = unpack(self.postings, np.where(frequent, 0, index), layout.bits)
         width = layout.bits - layout.remainder_bits
         same = np.ones(len(index), dtype=np.bool_)
         if layout.remainder_bits:
-            same = values >> width == _remainders(keys, layout.buckets, layout.remainder_bits)
-        return (values & ((1 << width) - 1)) << layout.cell_bits, same
+            same = frequent | (values >> width == _remainders(keys, layout.buckets, layout.remainder_bits))
+        places = (values & ((1 << width) - 1)) << layout.cell_bits
+        if frequent.any():
+            places[frequent] = unpack(self.positions, index[frequent] - self._bucket_slots, layout.position_bits)
+        return places, same
+
+    def whole(self, index: I64) -> Flags:
+        """Return of which postings `places` are positions, not cells: of frequent keys, or where a cell is no more."""
+        whole: Flags = (index >= self._bucket_slots) | (self.layout.cell_bits == 0)
+        return whole
+
+
+def _slots(postings: int) -> int:
+    return -(-postings // _LANES) * _LANES
 
 
 def _buckets(keys: U32, buckets: int) -> I64:

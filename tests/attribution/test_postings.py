@@ -60,6 +60,12 @@ def places(postings: Postings, key: int) -> list[int]:
     return [int(place) for place in found[same]]
 
 
+def whole(postings: Postings, key: int) -> bool:
+    """Return whether the places of a key are said to be positions."""
+    low, count = postings.ranges(np.array([key], dtype=np.uint32))
+    return bool(postings.whole(np.arange(int(low[0]), int(low[0] + count[0]))).all())
+
+
 @settings(deadline=None)  # a busy machine is no failure
 @given(
     pairs=PAIRS,
@@ -69,16 +75,19 @@ def places(postings: Postings, key: int) -> list[int]:
     cell_bits=st.sampled_from([0, 3, 5]),
 )
 def test_every_pair_is_found(pairs: list[tuple[int, int]], block: int, **packing: int) -> None:
-    """Each key gives the cells of all its positions; a frequent key gives those alone."""
+    """Each key gives the cells of all its positions; a frequent key, those and nothing else, exactly."""
     postings, _ = packed(pairs, block, **packing)
     held: dict[int, list[int]] = defaultdict(list)
     for key, place in sorted(pairs):
-        held[key].append(place >> packing["cell_bits"] << packing["cell_bits"])
-    for key, cells in held.items():
+        held[key].append(place)
+    for key, positions in held.items():
         found = places(postings, key)
-        assert set(cells) <= set(found)
-        if len(cells) > FREQUENT:
-            assert found == cells
+        if len(positions) > FREQUENT:
+            assert found == positions
+            assert whole(postings, key)
+        else:
+            bits = 0 if whole(postings, key) else packing["cell_bits"]
+            assert {place >> bits << bits for place in positions} <= set(found)
     assert postings.layout.postings == len(pairs)
 
 
