@@ -286,6 +286,13 @@ class Reader:
             if digest != entry["sha256"]:
                 raise _damaged(path, f"the checksum of its {kind} is wrong")
 
+    def sizes(self) -> dict[str, int]:
+        """Return the bytes of each file's kind; those of a stream's postings in one."""
+        sizes: dict[str, int] = {}
+        for kind, entry in self._files.items():
+            sizes[kind.partition("-")[0]] = sizes.get(kind.partition("-")[0], 0) + entry["bytes"]
+        return sizes
+
     def document_of(self, positions: I64) -> I64:
         """Return the number of the document that each position in the text lies in."""
         return np.searchsorted(self.starts, positions, side="right") - 1

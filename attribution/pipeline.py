@@ -70,11 +70,13 @@ if TYPE_CHECKING:
     from attribution.optout import OptOuts
 
     Documents = Iterable[Document] | None
+    Postings = tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint64]]
 
 MAX_TASKS = 1 << 12
 """A merge maps eleven files of every rank's shard; Linux allows a process 65,530 mappings."""
 MEMORY_PER_RANK_GB = 1
 _GATHERED_POSTINGS = 1 << 22
+_STREAMS = ("", "renamed_")
 
 
 class Options(TypedDict, total=False):
@@ -310,11 +312,13 @@ class MergePostings(_Step):
         folder = self.job.work / "postings"
         folder.mkdir(exist_ok=True)
         low, high = (number * KEY_LIMIT // world_size for number in (rank, rank + 1))
-        with (folder / f"{rank:05d}.keys").open("wb") as keys, (folder / f"{rank:05d}.positions").open("wb") as places:
-            for bounds in merge.key_ranges(low, high):
-                block = merge.postings_between(*bounds)
-                keys.write(block[0].tobytes())
-                places.write(block[1].tobytes())
+        for stream in _STREAMS:
+            keys_path, positions_path = (folder / f"{rank:05d}.{stream}{name}" for name in ("keys", "positions"))
+            with keys_path.open("wb") as keys, positions_path.open("wb") as positions:
+                for bounds in merge.key_ranges(low, high, stream):
+                    block = merge.postings_between(*bounds, stream)
+                    keys.write(block[0].tobytes())
+                    positions.write(block[1].tobytes())
         yield from ()
 
 
@@ -342,10 +346,17 @@ class _Gathered(Merge):
         super().__init__(shards, order)
         self._folder = folder
 
-    def postings(self) -> Iterator[tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint64]]]:
+    def postings(self) -> Iterator[Postings]:
         """Yield what the ranks of `MergePostings` wrote, in the order of the hashes, in blocks."""
-        for path in sorted(self._folder.glob("*.keys")):
-            with path.open("rb") as keys, path.with_suffix(".positions").open("rb") as positions:
+        return self._gathered("")
+
+    def lexemes(self) -> Iterator[Postings]:
+        """Yield the postings of the other stream in the same way."""
+        return self._gathered("renamed_")
+
+    def _gathered(self, stream: str) -> Iterator[Postings]:
+        for path in sorted(self._folder.glob(f"*.{stream}keys")):
+            with path.open("rb") as keys, path.with_suffix(f".{stream}positions").open("rb") as positions:
                 while len(block := np.fromfile(keys, dtype=np.uint32, count=_GATHERED_POSTINGS)):
                     yield block, np.fromfile(positions, dtype=np.uint64, count=len(block))
 

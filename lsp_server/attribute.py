@@ -63,12 +63,20 @@ class Corpora:
         self._open: dict[Path, Index] = {}
 
     def check(
-        self, text: str, *, min_run: int, exact: bool = False, model_corpus: str = "unknown", left: str = ""
+        self,
+        text: str,
+        *,
+        min_run: int,
+        exact: bool = False,
+        renamed: bool = False,
+        model_corpus: str = "unknown",
+        left: str = "",
     ) -> tuple[tuple[Match, ...], Checked]:
         """Return the matches of a text, and what was searched; never raises for an index that cannot be read.
 
         Offsets and lines are the text's own. `left` is what stands before it; of that nothing is reported. An index
         that promises only longer runs than `min_run` is searched for those, unless `exact`: then it raises QueryError.
+        `renamed`: possible renamed copies are looked for too, which takes some milliseconds.
         """
         started = time.perf_counter()
         indexes, problems = self._indexes()
@@ -76,7 +84,7 @@ class Corpora:
             return (), Checked("not_checked", "; ".join(problems) or _NO_INDEX, (), "none", _ms_since(started))
         left = left[-LEFT_CONTEXT_CHARS:]
         try:
-            found = search(indexes, left + text, min_run=min_run, start=len(left), lenient=not exact)
+            found = search(indexes, left + text, min_run=min_run, start=len(left), lenient=not exact, renamed=renamed)
         except IndexFormatError as error:
             LOGGER.warning("%s", error)
             return (), Checked("not_checked", str(error), (), "none", _ms_since(started))

@@ -87,7 +87,7 @@ def _result(target: Target, corpora: Corpora, policies: Policies, min_run: int |
 
     policy = policies.of(target.path or Path.cwd())
     shortest = policy.min_run or MIN_RUN if min_run is None else min_run
-    found, checked = corpora.check(target.text, min_run=shortest, exact=min_run is not None)
+    found, checked = corpora.check(target.text, min_run=shortest, exact=min_run is not None, renamed=True)
     matches = policy.applied((match for match in found if target.counts(match)), target.path)
     return Result(target if matches else replace(target, text=""), matches, checked)
 

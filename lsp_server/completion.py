@@ -188,6 +188,7 @@ class Pipeline:
         found, checked = self._corpora.check(
             text,
             min_run=ask.policy.min_run or ask.settings.attribution.min_run,
+            renamed=ask.settings.attribution.renamed,
             model_corpus=ask.model_corpus,
             left=ask.snapshot.text[: ask.offset],
         )

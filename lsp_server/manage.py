@@ -52,6 +52,12 @@ def add_index(commands: terminal.Commands) -> None:
     build.add_argument(
         "--text", choices=("raw", "compressed"), default="raw", help="keep text as it is compared, or a third of it"
     )
+    build.add_argument(
+        "--no-renamed",
+        dest="renamed",
+        action="store_false",
+        help="leave out what renamed copies are found by: 0.1 bytes a byte, and most of the time",
+    )
     build.add_argument("--license", metavar="SPDX", help="the licence, whatever the sources say of theirs")
     _add_filters(build)
     build.add_argument(
@@ -129,6 +135,7 @@ def _index_build(options: argparse.Namespace) -> int:
         name=options.name or out.name,
         guarantee=options.guarantee,
         text=options.text,
+        renamed=options.renamed,
         license=options.license,
         allow_license=options.allow_license,
         dedup=options.dedup,
@@ -161,6 +168,7 @@ def _index_info(options: argparse.Namespace) -> int:
         with Index.open(path) as index:
             gone = forgotten(index.reader)
             fact = {"index": str(path)} | asdict(index.reader.facts)
+            fact |= {f"{kind}_bytes": size for kind, size in index.reader.sizes().items()}
             facts.append(fact | {"forgotten_sources": gone.sources, "forgotten_documents": gone.documents})
     if options.json:
         print(json.dumps({"version": 1, "indexes": facts}))

@@ -152,7 +152,7 @@ class Session:
         """Return the matches in a part of a document, their offsets and lines the document's, and what was searched."""
         policy = self.policy_of(snapshot.uri)
         min_run = policy.min_run or self.settings.attribution.min_run
-        matches, checked = self.corpora.check(snapshot.text[start:end], min_run=min_run)
+        matches, checked = self.corpora.check(snapshot.text[start:end], min_run=min_run, renamed=True)
         lines = snapshot.line_of(start)
         placed = tuple(moved(match, start, lines) for match in matches)
         return judged(policy, placed, checked, prompt.uri_path(snapshot.uri))

@@ -23,11 +23,13 @@ class CompletionSettings:
 class AttributionSettings:
     """`starcite.attribution.*`; no named index means every index in Starcite's own folder of indexes.
 
-    `on_match` decides about licences of which the repository's `starcite.toml` says nothing.
+    `renamed` has suggestions checked for possible renamed copies too; `on_match` decides about licences of which the
+    repository's `starcite.toml` says nothing.
     """
 
     indexes: tuple[str, ...] = ()
     min_run: int = field(default=80, metadata={"range": (50, 1_000_000)})
+    renamed: bool = False
     on_match: Literal["annotate", "block"] = field(default="annotate", metadata={"choices": ("annotate", "block")})
 
 

@@ -121,8 +121,8 @@ def test_options_are_those_of_the_build() -> None:
 
 
 def test_worker_processes(sources: list[Path], tmp_path: Path) -> None:
-    """Two processes at a time, in chunks and blocks, with the other guarantee and texts, give the same bytes."""
-    options = Options(guarantee=100, text="compressed")
+    """Two processes at a time, with the other guarantee, texts and the other stream, give the same bytes."""
+    options = Options(guarantee=100, text="compressed", renamed=True)
     single(sources, tmp_path / "one.idx", **options)
     pipeline.run_local(sources, tmp_path / "i", workers=2, tasks=3, name="n", **options)
     assert contents(tmp_path / "i") == contents(tmp_path / "one.idx")
@@ -130,11 +130,11 @@ def test_worker_processes(sources: list[Path], tmp_path: Path) -> None:
 
 def test_chunks_and_blocks_change_nothing(sources: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A rank that holds one document at a time, and postings that are passed on by sevens, give the same bytes."""
-    single(sources, tmp_path / "one.idx")
+    single(sources, tmp_path / "one.idx", renamed=True)
     monkeypatch.setattr(runs, "CHUNK_CHARS", 1)
     monkeypatch.setattr(runs, "SHARDS_PER_MERGE", 2)
     monkeypatch.setattr(pipeline, "_GATHERED_POSTINGS", 7)
-    pipeline.run_local(sources, tmp_path / "i", workers=1, tasks=2, name="n")
+    pipeline.run_local(sources, tmp_path / "i", workers=1, tasks=2, name="n", renamed=True)
     assert contents(tmp_path / "i") == contents(tmp_path / "one.idx")
 
 

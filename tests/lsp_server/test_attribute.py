@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import random
+import re
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,7 +13,7 @@ from attribution.build import build_documents
 from attribution.documents import Document
 from attribution.format import SourceRecord
 from attribution.operations import compact, forget
-from lsp_server.attribute import Corpora
+from lsp_server.attribute import Corpora, clamped
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -45,6 +47,19 @@ def test_an_editor_that_runs_forgets_at_once(folder: Path) -> None:
         assert corpora.check(text(2), min_run=80)[0]
         compact(folder)
     assert corpora.check(text(2), min_run=80)[1].indexes[0]["documents"] == 1
+    corpora.close()
+
+
+def test_possible_renamed_copies_are_looked_for_only_if_asked(tmp_path: Path) -> None:
+    """A suggestion that is the same code under other names is found, its offsets its own, with `renamed` alone."""
+    code = inspect.getsource(clamped)
+    build_documents([Document(code, "a.py", ANN)], tmp_path / "index", renamed=True)
+    corpora = Corpora(lambda: (tmp_path / "index",))
+    copy = re.sub(r"\b(match|left|text|first|start|end|replace|clamped)\b", r"\1_", code)
+    assert corpora.check(copy, min_run=80, left="x = 1\n")[0] == ()
+    (match,) = corpora.check(copy, min_run=80, left="x = 1\n", renamed=True)[0]
+    assert match.kind == "renamed"
+    assert copy[match.start : match.end].startswith("def clamped_")
     corpora.close()
 
 

@@ -6,6 +6,7 @@ import hashlib
 import inspect
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -278,7 +279,23 @@ def test_index_build_info_verify(tmp_path: Path) -> None:
     facts = json.loads(run("index", "info", out, "--json").stdout)["indexes"][0]
     assert (facts["name"], facts["guarantee"], facts["documents"]) == ("demo", 50, 1)
     assert run("index", "verify", out).returncode == 0
+    assert facts["renamed_bytes"] > 0
     assert "demo" in run("check", source / "a.py", "--index", out).stdout
+
+
+def test_renamed_copies_are_called_possible(tmp_path: Path) -> None:
+    """`check` finds a function under other names and calls it possible; not in an index that was built without."""
+    source, copy, out = tmp_path / "src", tmp_path / "copy.py", tmp_path / "x"
+    source.mkdir()
+    (source / "a.py").write_text(DEDENT)
+    words = ("text", "margin", "lines", "line", "indent", "content", "dedent", "re", "sub", "splitlines", "join", "l")
+    copy.write_text(re.sub(rf"\b({'|'.join(words)})\b", r"my_\1", DEDENT))
+    run("index", "build", source, "--out", out, "--license", "MIT")
+    ended = run("check", copy, "--index", out)
+    assert ended.returncode == 1
+    assert "possible renamed copy" in ended.stdout
+    run("index", "build", source, "--out", out, "--license", "MIT", "--no-renamed")
+    assert "possible" not in run("check", copy, "--index", out).stdout
 
 
 def test_index_build_of_rows_with_filters(tmp_path: Path) -> None:
