@@ -55,6 +55,7 @@ def places(postings: Postings, key: int) -> list[int]:
     """Return the first positions of the cells in which a key may stand."""
     wanted = np.array([key], dtype=np.uint32)
     low, count = postings.ranges(wanted)
+    assert postings.range_of(key) == (low[0], count[0])
     index = np.arange(int(low[0]), int(low[0] + count[0]))
     found, same = postings.places(index, np.repeat(wanted, len(index)))
     return [int(place) for place in found[same]]
