@@ -22,9 +22,7 @@ _REST = (
     r"|(?P<mark>==|!=|<=|>=|->|=>|\+=|-=|&&|\|\||::|:=|.)"
 )
 _HASHED = re.compile(rf"(?P<comment>\#[^\n]*)|(?P<string>{_STRING}){_REST}", re.DOTALL)
-_SLASHED = re.compile(
-    rf"(?P<comment>//[^\n]*|/\*(?:.|\n)*?\*/)|(?P<string>{_STRING}|`(?:\\.|[^`\\])*`){_REST}", re.DOTALL
-)
+_SLASHED = re.compile(rf"(?P<comment>//[^\n]*|/\*.*?\*/)|(?P<string>{_STRING}|`(?:\\.|[^`\\])*`){_REST}", re.DOTALL)
 _SPACED, _BLANK_LINES, _NEW_COMMENTS = 0.5, 0.3, 0.2
 
 

@@ -142,11 +142,13 @@ def _children(parent: int) -> list[int]:
 
 
 def sizes(folder: Path, corpus_bytes: int) -> dict[str, float]:
-    """Return index bytes per corpus byte: the text of the documents, and all the rest, sources included."""
+    """Return index bytes per corpus byte: the text of the documents, the lexeme stream, and all the rest."""
     files = {path: path.stat().st_size for path in folder.rglob("*") if path.is_file()}
     text = sum(size for path, size in files.items() if path.name.partition("-")[0] in _TEXT_KINDS)
+    renamed = sum(size for path, size in files.items() if path.name.startswith("renamed"))
     return {
-        "index_per_corpus_byte": round((sum(files.values()) - text) / corpus_bytes, 4),
+        "index_per_corpus_byte": round((sum(files.values()) - text - renamed) / corpus_bytes, 4),
+        "renamed_per_corpus_byte": round(renamed / corpus_bytes, 4),
         "text_per_corpus_byte": round(text / corpus_bytes, 4),
     }
 
