@@ -23,9 +23,9 @@ under its name, and an index is replaced by adding files and then swapping index
 
 What is kept of the text (`Facts.text`):
     raw          the normalised text, as it is compared, and the originals: about one byte per byte of source
-    compressed   the originals only, 0.3 bytes; the documents that a key points to are normalised for each question, which
-                 takes 1.5 ms for 400 characters in the middle, and 0.1 s where these stand in thousands of documents
-Costs with k = 16, per byte of source (Python): guarantee 50: 0.038 postings of 26 to 32 bits; 100: 0.016 of them; 0.02
+    compressed   the originals only, 0.3 bytes; the documents that a key points to are normalised for each question: 1.5
+                 ms for 400 characters in the middle, 0.1 s where these stand in thousands of documents
+Costs with k = 16, per byte of source (Python): guarantee 50: 0.038 postings of 24 to 30 bits; 100: 0.016 of them; 0.02
 for the lines, 64 bytes and a path for a document. Opening reads index.json and sources, and maps the rest.
 Limits: 2**32 lines or bytes of a document, 2**32 sources, 2**39 bytes of text (a bound of `matching`).
 
