@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -25,3 +26,11 @@ def weights() -> Path:
         if os.environ.get("CI"):
             pytest.fail(str(error))
         pytest.skip(f"{error} These tests were not run.")
+
+
+def pytest_unconfigure() -> None:
+    """Close what llama-cpp-python opens when it is imported and leaves open, of which Python else warns after pytest's last line."""
+    library = sys.modules.get("llama_cpp._utils")
+    for name in ("outnull_file", "errnull_file"):
+        if library:
+            getattr(library, name).close()
