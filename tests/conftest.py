@@ -29,7 +29,7 @@ def weights() -> Path:
 
 
 def pytest_unconfigure() -> None:
-    """Close what llama-cpp-python opens when it is imported and leaves open, of which Python else warns after pytest's last line."""
+    """Close what llama-cpp-python opens and leaves open, or Python warns of it after pytest's last line."""
     library = sys.modules.get("llama_cpp._utils")
     for name in ("outnull_file", "errnull_file"):
         if library:
