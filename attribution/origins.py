@@ -3,6 +3,7 @@
     a folder that holds os.py, encodings/, importlib/ ...   the Python standard library
     name-version.dist-info/                                  an installed distribution or a wheel; files by its RECORD
     PKG-INFO at the top                                      a source distribution
+    package.json at the top of an archive                    an npm package
     .git                                                     a work tree: owner/repo and the commit
     anything else                                            the folder's or archive's own name
 
@@ -13,6 +14,7 @@ process is started, and nothing is fetched.
 from __future__ import annotations
 
 import csv
+import json
 import os
 import platform
 import re
@@ -20,7 +22,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from email.parser import HeaderParser
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from attribution import licenses
 from attribution.format import SourceRecord
@@ -74,7 +76,7 @@ def is_metadata(path: str) -> bool:
     """Return whether a file says something about its source: it must be in the tree, though it is no source code."""
     described = path.endswith((".dist-info/METADATA", ".dist-info/RECORD"))
     name = path.rpartition("/")[2]
-    return described or name == "PKG-INFO" or _LICENSE_FILE.match(name) is not None
+    return described or name in {"PKG-INFO", "package.json"} or _LICENSE_FILE.match(name) is not None
 
 
 def origins(tree: Tree, license_id: str | None, skipped: Counter[str]) -> Iterator[Origin]:
@@ -119,6 +121,8 @@ def _others(tree: Tree, left: set[str], given: frozenset[str]) -> Iterator[Origi
             record = SourceRecord(name, revision, url, verdict.licenses, verdict.conflict)
         elif "PKG-INFO" in tree.files and not prefix:
             record = _described(tree.text("PKG-INFO"), tree.label, given, files)
+        elif manifest := {} if tree.root else _manifest(tree.text("package.json")):
+            record = _npm_package(manifest, given, files)
         else:
             name, version = _name_and_version(tree.label)
             verdict = licenses.verdict(given, files)
@@ -179,6 +183,33 @@ def _project_url(fields: Message) -> str:
         if label in urls:
             return urls[label]
     return str(fields.get("Home-page", ""))
+
+
+def _manifest(text: str) -> dict[str, Any]:
+    """Return an npm package's manifest; empty where there is none, or it does not name the package."""
+    try:
+        manifest = json.loads(text)
+    except ValueError:
+        return {}
+    named = isinstance(manifest, dict) and isinstance(manifest.get("name"), str) and manifest["name"]
+    return manifest if named else {}
+
+
+def _npm_package(manifest: dict[str, Any], given: frozenset[str], files: frozenset[str]) -> SourceRecord:
+    """Return the source that a package.json describes (https://docs.npmjs.com/cli/configuring-npm/package-json)."""
+    stated = manifest.get("licenses") or [manifest.get("license")]  # the list is what packages of before 2015 have
+    names = [one.get("type") if isinstance(one, dict) else one for one in stated if isinstance(one, dict | str)]
+    expressions = (licenses.from_expression(name) for name in names if isinstance(name, str))
+    verdict = licenses.verdict(given, frozenset[str]().union(*expressions), files)
+    repository = manifest.get("repository")
+    url = repository.get("url") if isinstance(repository, dict) else repository
+    return SourceRecord(
+        name=manifest["name"],
+        revision=str(manifest.get("version", "")),
+        url=url.removeprefix("git+").removesuffix(".git") if isinstance(url, str) else "",
+        licenses=verdict.licenses,
+        license_conflict=verdict.conflict,
+    )
 
 
 # --- the standard library --------------------------------------------------------------------------------------------

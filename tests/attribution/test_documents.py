@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import tarfile
 import zipfile
@@ -250,6 +251,43 @@ def test_source_distributions(tmp_path: Path, suffix: str, mode: str) -> None:
     ((document,), _) = read(tarred(tmp_path / f"pack_age-1.2.{suffix}", files, mode))
     assert (document.path, document.source.name, document.source.revision) == ("src/a.py", "Pack-Age", "1.2")
     assert (document.source.licenses, document.source.license_conflict) == (("MIT",), True)
+
+
+@pytest.mark.parametrize(
+    ("manifest", "licenses"),
+    [
+        ({"license": "MIT"}, ("MIT",)),
+        ({"license": {"type": "ISC", "url": "u"}}, ("ISC",)),
+        ({"licenses": [{"type": "MIT"}, {"type": "Apache-2.0"}]}, ("Apache-2.0", "MIT")),
+        ({"license": "(MIT OR Apache-2.0)"}, ("Apache-2.0", "MIT")),
+        ({"license": "SEE LICENSE IN x"}, ()),
+        ({"license": 3}, ()),
+        ({}, ()),
+    ],
+)
+def test_npm_packages_are_named_by_their_manifest(
+    tmp_path: Path, manifest: dict[str, object], licenses: tuple[str, ...]
+) -> None:
+    """The folder of every npm archive is called `package`; name, version, address and licence are in its manifest."""
+    stated = {
+        "name": "@scope/pack",
+        "version": "1.2.3",
+        "repository": {"url": "git+https://x.org/o/pack.git"},
+    } | manifest
+    files = {"package/package.json": json.dumps(stated), "package/lib/index.js": CODE}
+    ((document,), _) = read(tarred(tmp_path / "pack-1.2.3.tgz", files, "gz"))
+    source = document.source
+    assert (source.name, source.revision, source.url) == ("@scope/pack", "1.2.3", "https://x.org/o/pack")
+    assert source.licenses == licenses
+    assert document.path == "lib/index.js"
+
+
+@pytest.mark.parametrize("manifest", ["{", "[]", '{"name": 3}', '{"version": "1"}'])
+def test_a_manifest_that_names_nothing_is_passed_over(tmp_path: Path, manifest: str) -> None:
+    """Without a name in its manifest an archive is named by its folder, as any other."""
+    files = {"package/package.json": manifest, "package/index.js": CODE}
+    ((document,), _) = read(tarred(tmp_path / "pack-1.2.3.tgz", files, "gz"))
+    assert document.source.name == "package"
 
 
 def test_other_archives(tmp_path: Path) -> None:
