@@ -13,7 +13,7 @@ import numpy.typing as npt
 from attribution import normalise
 from attribution.errors import IndexFormatError, QueryError
 from attribution.format import Reader
-from attribution.matching import find_runs
+from attribution.matching import COMMON_DOCUMENTS, COMMON_SOURCES, find_runs
 from attribution.renamed import Stretch, find_stretches
 
 if TYPE_CHECKING:
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 MIN_RUN = 80
 MAX_LISTED_SOURCES = 10
-COMMON_DOCUMENTS = 50
-COMMON_SOURCES = 20
 
 _TRUE = np.ones(1, dtype=np.bool_)
 
@@ -70,7 +68,8 @@ class Match:
     `start` and `end` are 0-based code points, half-open; lines are 1-based and inclusive; `run` counts normalised
     characters. `source_count` counts the documents that hold the span, of which `sources` lists ten at most; `terms`
     are the licences of all of them, but for a common span. `license_conflict`: the sources name different licences, all
-    of them looked at, or one of them is in conflict with itself.
+    of them looked at, or one of them is in conflict with itself. Of a span of the class "common", `source_count` is "at
+    least", and no more sources are looked at than show that it is common.
 
     Of the kind "renamed" it is a possible copy with other names, comments or literals, over so many `lexemes`.
     """
@@ -271,7 +270,7 @@ def _maximal(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
 
 def _find(reader: Reader, normalised: normalise.Normalised, min_run: int, start: int) -> list[_Found]:
     """Return the maximal spans in one index that reach beyond `start`, with all documents that hold them."""
-    runs = find_runs(normalised.data, reader, min_run)
+    runs = find_runs(normalised.data, reader, min_run, spans_only=True)
     if not len(runs.starts):
         return []
     # A run of bytes may begin or end inside a character: keep its whole characters.

@@ -5,8 +5,13 @@
     candidates whose k-gram repeats itself ── periodic regions ──▶ all alignments of the regions that matter
     candidates on one diagonal d - q ── compare bytes, leftwards and rightwards ──▶ runs (start, length, d)
 
-Every run is confirmed byte by byte within one document. All steps are exhaustive: nothing is sampled or cut off,
-however common a k-gram is; only blocks of candidates are treated at a time, so that memory stays bounded.
+Every run is confirmed byte by byte within one document. All steps are exhaustive: nothing is cut off, however common a
+k-gram is; only blocks of candidates are treated at a time, so that memory stays bounded. One thing is not counted to
+its end, for who asks for the spans only: in how many documents a common run stands.
+
+    a run is known in more documents than make it common ── no run inside it can be a span that is not known
+    another run holds the byte before it, or that behind it ── only the k-grams that such runs need, and of their
+                                                               places those where that byte stands, are looked at
 """
 
 from __future__ import annotations
@@ -19,8 +24,9 @@ import numpy as np
 import numpy.typing as npt
 
 from attribution.errors import QueryError
-from attribution.fingerprint import MAX_PIECE_BYTES, Fingerprints, K, fingerprints, first_windows
+from attribution.fingerprint import MAX_PIECE_BYTES, K, fingerprints
 from attribution.format import TEXT_MARGIN_BYTES, View, padded
+from attribution.windows import NO_SPANS, Windows
 
 if TYPE_CHECKING:
     from attribution.format import Reader
@@ -30,9 +36,15 @@ U8 = npt.NDArray[np.uint8]
 
 MAX_QUERY_BYTES = 1 << 22
 
+COMMON_DOCUMENTS = 50
+COMMON_SOURCES = 20
+"""Text that stands in more documents, or in those of more sources, is common."""
+
 _BLOCK_CANDIDATES = 1 << 16
 _BLOCK_BYTES = 1 << 20
 _MANY_CANDIDATES = 500
+_MANY_PLACES = 256
+_SAMPLED_PLACES = 64
 _ONE_BYTES = 256
 _FEW = 6  # pairs that are faster looked at one by one
 _WORDS_BESIDE = 4
@@ -46,6 +58,11 @@ class Runs:
     starts: I64
     lengths: I64
     positions: I64
+
+    @property
+    def columns(self) -> tuple[I64, I64, I64]:
+        """The three arrays."""
+        return self.starts, self.lengths, self.positions
 
     def where(self, chosen: npt.NDArray[Any]) -> Runs:
         """Return some of the runs."""
@@ -84,6 +101,9 @@ class _Cells:
     whole: npt.NDArray[np.bool_]
     period: I64
 
+    def where(self, chosen: npt.NDArray[Any]) -> _Cells:
+        return _Cells(self.q[chosen], self.start[chosen], self.whole[chosen], self.period[chosen])
+
 
 @dataclass(frozen=True, slots=True)
 class _Pairs:
@@ -96,13 +116,31 @@ class _Pairs:
         return _Pairs(self.q[chosen], self.d[chosen])
 
 
-def find_runs(query: U8, reader: Reader, min_bytes: int) -> Runs:
+@dataclass(frozen=True, slots=True)
+class _Grams:
+    """The k-grams to look up: where in the query, by which key and period (or 0), the first posting and how many."""
+
+    q: I64
+    keys: npt.NDArray[np.uint32]
+    period: I64
+    low: I64
+    counts: I64
+
+    def where(self, chosen: npt.NDArray[Any] | slice) -> _Grams:
+        return _Grams(self.q[chosen], self.keys[chosen], self.period[chosen], self.low[chosen], self.counts[chosen])
+
+
+def find_runs(query: U8, reader: Reader, min_bytes: int, *, spans_only: bool = False) -> Runs:
     """Return all maximal runs of at least `min_bytes` (not below the guarantee) that the query shares with a document.
 
     A document of a source that is forgotten does not count: also a run inside one of its runs is maximal. Of two texts
     that are periodic with a period of at most k // 2 there are as many maximal runs as shifts: enough of them are
-    returned to cover all their characters, among them the longest. Raises `QueryError` for a query beyond
-    MAX_QUERY_BYTES and `IndexFormatError` where the index is found to be damaged.
+    returned to cover all their characters, among them the longest.
+
+    `spans_only`: of runs that are the same span of the query, and of those inside it, some may be left out once it is
+    found in over COMMON_DOCUMENTS documents or COMMON_SOURCES sources. Which spans lie in no other stays the same.
+
+    Raises `QueryError` for a query beyond MAX_QUERY_BYTES and `IndexFormatError` where the index is found damaged.
     """
     if len(query) > MAX_QUERY_BYTES:
         raise QueryError(f"The text has over {MAX_QUERY_BYTES >> 20} MiB of characters; check it in smaller pieces.")
@@ -113,81 +151,134 @@ def find_runs(query: U8, reader: Reader, min_bytes: int) -> Runs:
     if min(low.min(), counts.min()) < 0 or (low + counts).max() > reader.postings.slots:
         raise reader.damaged("verbatim-bases", "a posting lies outside its file")
     framed = padded(query)
-    period = _periods(framed, query, prints.positions, K)
-    if counts.sum() > _MANY_CANDIDATES and len(query) <= MAX_PIECE_BYTES:
-        needed = _needed(query, reader.w, prints.positions, np.where(period, 0, counts), min_bytes)
-        prints, period = Fingerprints(prints.positions[needed], prints.keys[needed]), period[needed]
-        low, counts = low[needed], counts[needed]
-    blocks = np.cumsum(counts) // _BLOCK_CANDIDATES
-    parts = []
-    for block in range(int(blocks[-1]) + 1):
-        chosen = slice(*np.searchsorted(blocks, [block, block + 1]))
-        which, cells, whole = _cells(reader, prints.keys[chosen], low[chosen], counts[chosen])
-        q, periods = prints.positions[chosen][which], period[chosen][which]
-        for view, held, places in reader.views(cells):
-            text = _Text(view, 1 << reader.postings.layout.cell_bits)
-            cells_held = _Cells(q[held], places, whole[held], periods[held])
-            runs = _runs_of(framed, text, cells_held, min_bytes)
-            runs[2] = view.placed(runs[2])
-            parts.append(runs)
-    if not parts:
-        return _NO_RUNS
-    found = Runs(*parts[0]) if len(parts) == 1 else Runs(*np.unique(np.concatenate(parts, axis=1), axis=1))
-    if reader.forgotten is None:
-        return found
-    return found.where(~reader.forgotten[reader.source_of(reader.document_of(found.positions))])
+    grams = _Grams(prints.positions, prints.keys, _periods(framed, query, prints.positions, K), low, counts)
+    lookup = _Lookup(framed, reader, min_bytes, reader.forgotten)
+    if counts.sum() <= _MANY_CANDIDATES or len(query) > MAX_PIECE_BYTES:
+        return lookup.runs(grams)
+    windows = Windows.of(query, reader.w, grams.q)
+    costs = np.where(grams.period, 0, counts)
+    needed = windows.needed(costs, min_bytes)
+    many = counts > _MANY_PLACES
+    if not spans_only or not many[needed].any():
+        return lookup.runs(grams.where(needed))
+    first = lookup.runs(grams.where(needed), _SAMPLED_PLACES)
+    common = lookup.common(first)
+    if (common == [0, len(query)]).all(axis=1).any():
+        return first
+    costs[needed[~many[needed]]] = 0  # they have been looked up
+    needed = windows.needed(costs, min_bytes, common)
+    unseen = (costs > 0) | (many & (grams.period > 0))
+    return _united([first, lookup.runs(grams.where(needed[unseen[needed]]), common=common)])
 
 
-def _needed(query: U8, w: int, q: I64, costs: I64, min_bytes: int) -> I64:
-    """Return which of the fingerprints must be looked at to find all runs of `min_bytes`: those that cost least.
+def _united(parts: list[Runs]) -> Runs:
+    """Return the runs of all parts, each once."""
+    parts = [part for part in parts if len(part.starts)]
+    if len(parts) <= 1:
+        return parts[0] if parts else _NO_RUNS
+    every = Runs(*(np.concatenate(each) for each in zip(*(part.columns for part in parts), strict=True)))
+    bits = MAX_QUERY_BYTES.bit_length()
+    return every.where(np.unique(every.positions << bits | every.starts, return_index=True)[1])
 
-    The windows that lie in such a run are min_bytes - (k + w - 1) + 1 neighbours at least, and each chose one k-gram
-    that the document has as well. So k-grams may be left out as long as what they were chosen by is not as many
-    neighbouring windows. What costs nothing is not left out, nor what was thinned or repeats itself.
-    A licence's text, in thousands of documents, is looked up in a third of the time.
+
+@dataclass(frozen=True, slots=True)
+class _Lookup:
+    """What stays the same while the k-grams of a query are looked up in an index."""
+
+    query: U8
+    reader: Reader
+    min_bytes: int
+    forgotten: npt.NDArray[np.bool_] | None
+
+    def runs(self, grams: _Grams, sampled: int | None = None, common: I64 = NO_SPANS) -> Runs:
+        """Return the runs through some k-grams, in documents that are not forgotten.
+
+        Of a k-gram that has over _MANY_PLACES, `sampled` are looked at, spread evenly. Runs inside a `common` span may
+        be left out.
+        """
+        taken = grams.counts
+        if sampled is not None:
+            taken = np.where(taken > _MANY_PLACES, np.minimum(taken, sampled), taken)
+        blocks = np.cumsum(taken) // _BLOCK_CANDIDATES
+        parts = []
+        for block in range(int(blocks[-1]) + 1 if len(blocks) else 0):
+            chosen = slice(*np.searchsorted(blocks, [block, block + 1]))
+            which, cells, whole = _cells(self.reader, grams.where(chosen), taken[chosen])
+            q, periods = grams.q[chosen][which], grams.period[chosen][which]
+            for view, held, places in self.reader.views(cells):
+                text = _Text(view, 1 << self.reader.postings.layout.cell_bits)
+                found = _Cells(q[held], places, whole[held], periods[held])
+                if len(common):
+                    found = found.where(_reaching_out(self.query, text, found, common))
+                runs = _runs_of(self.query, text, found, self.min_bytes, common)
+                runs[2] = view.placed(runs[2])
+                parts.append(Runs(*runs))
+        found_runs = _united(parts)
+        if self.forgotten is None:
+            return found_runs
+        return found_runs.where(~self.forgotten[self.reader.source_of(self.reader.document_of(found_runs.positions))])
+
+    def common(self, runs: Runs) -> I64:
+        """Return the spans of the query that are common by these runs alone and lie in no other, as (start, end)."""
+        bits = MAX_QUERY_BYTES.bit_length()
+        spans, which, counts = np.unique(runs.starts << bits | runs.lengths, return_inverse=True, return_counts=True)
+        held = []
+        for number in np.flatnonzero(counts > min(COMMON_DOCUMENTS, COMMON_SOURCES)).tolist():
+            documents = np.unique(self.reader.document_of(runs.positions[which == number]))
+            sources = len(np.unique(self.reader.source_of(documents)))
+            if len(documents) > COMMON_DOCUMENTS or sources > COMMON_SOURCES:
+                start, length = divmod(int(spans[number]), 1 << bits)
+                held.append((start, start + length))
+        found: I64 = np.array(held, dtype=np.int64).reshape(-1, 2)
+        inside = (found[:, None, 0] >= found[:, 0]) & (found[:, None, 1] <= found[:, 1])
+        outermost: I64 = found[inside.sum(axis=1) == 1]
+        return outermost
+
+
+def _cells(reader: Reader, grams: _Grams, taken: I64) -> tuple[I64, I64, npt.NDArray[np.bool_]]:
+    """Return cells of the text in which some k-grams may stand: which k-gram, the first position, if it is that.
+
+    So many as are `taken` of its postings are looked at, spread evenly.
     """
-    chosen, firsts = first_windows(query, K, w)
-    windows = np.diff(np.append(firsts, len(query) - K - w + 2)).tolist()
-    at = np.minimum(np.searchsorted(q, chosen), len(q) - 1)
-    cost = [*np.where(q[at] == chosen, costs[at], 0).tolist(), 0]
-    least, before = [0], [0]  # what it costs at least to look at the n-th, counted from 1, and which one before it
-    for number in range(1, len(cost) + 1):
-        left_out, last = 0, number - 1
-        best, best_last = least[last], last
-        while last and cost[last - 1]:
-            left_out += windows[last - 1]
-            if left_out > min_bytes - (K + w - 1):
-                break
-            last -= 1
-            if least[last] < best:
-                best, best_last = least[last], last
-        least.append(best + cost[number - 1])
-        before.append(best_last)
-    kept, number = set(np.flatnonzero(costs == 0).tolist()), before[-1]
-    while number:
-        if cost[number - 1]:
-            kept.add(int(at[number - 1]))
-        number = before[number]
-    return np.array(sorted(kept), dtype=np.int64)
-
-
-def _cells(
-    reader: Reader, keys: npt.NDArray[np.uint32], low: I64, counts: I64
-) -> tuple[I64, I64, npt.NDArray[np.bool_]]:
-    """Return cells of the text in which some of the keys may stand: which key, the first position, if it is that."""
-    which = np.repeat(np.arange(len(keys)), counts)
-    index = np.arange(len(which)) + (low - np.cumsum(counts) + counts)[which]
-    places, same = reader.postings.places(index, keys[which])
+    which = np.repeat(np.arange(len(taken)), taken)
+    index = np.arange(len(which)) - (np.cumsum(taken) - taken)[which]
+    if (taken < grams.counts).any():
+        phase = which * grams.counts[which] // len(taken)  # so that each k-gram shows other documents
+        index = (index * grams.counts[which] + phase) // taken[which]
+    index += grams.low[which]
+    places, same = reader.postings.places(index, grams.keys[which])
     whole = reader.postings.whole(index)
     if len(places) and places.max() >= max(1, int(reader.starts[-1])):
         raise reader.damaged("verbatim-positions", "a position lies outside the text")
     return (which, places, whole) if same.all() else (which[same], places[same], whole[same])
 
 
-def _runs_of(query: U8, text: _Text, cells: _Cells, min_bytes: int) -> I64:
+def _reaching_out(query: U8, text: _Text, cells: _Cells, common: I64) -> npt.NDArray[np.bool_]:
+    """Return through which cells a run may go that lies in none of the common spans."""
+    reaching = np.ones(len(cells.q), dtype=np.bool_)
+    for start, end in common.tolist():
+        inside = cells.whole & (cells.period == 0) & (cells.q >= start) & (cells.q + K <= end)
+        reaching &= ~inside | _goes_beside(query, text, cells.start - cells.q, (start, end))
+    return reaching
+
+
+def _goes_beside(query: U8, text: _Text, shift: I64, span: tuple[int, int]) -> npt.NDArray[np.bool_]:
+    """Return whether text[i + shift] is query[i] for the byte before or the byte behind a span of the query.
+
+    A run that holds a byte of the span, but does not lie in it, has one of them.
+    """
+    beside = np.zeros(len(shift), dtype=np.bool_)
+    for at in (span[0] - 1, span[1]):
+        if 0 <= at < _size(query):
+            beside |= text.padded.take(shift + (at + TEXT_MARGIN_BYTES), mode="clip") == query[at + TEXT_MARGIN_BYTES]
+    return beside
+
+
+def _runs_of(query: U8, text: _Text, cells: _Cells, min_bytes: int, common: I64) -> I64:
     """Return the runs of some candidates as rows (start, length, position), int64 of shape (3, n).
 
-    Here and below `query` is padded; positions in it are counted from behind the margin.
+    Those inside a common span may be left out. Here and below `query` is padded; positions in it are counted from
+    behind the margin.
     """
     row, pairs = _candidates(query, text, cells)
     same = _around(query, pairs.q) == _around(text.padded, pairs.d)
@@ -201,7 +292,7 @@ def _runs_of(query: U8, text: _Text, cells: _Cells, min_bytes: int) -> I64:
         alone = np.ones(len(chosen), dtype=np.bool_)
         alone[1:] = (np.diff(row[chosen]) != 0) | (np.diff(pairs.d[chosen]) > K // 2)
         chosen = chosen[alone]
-        pairs = _realigned(query, text, pairs.where(chosen), period[chosen], min_bytes)
+        pairs = _realigned(query, text, pairs.where(chosen), period[chosen], min_bytes, common)
         pairs = pairs.where(_promising(_around(query, pairs.q) == _around(text.padded, pairs.d), min_bytes))
         plain = _Pairs(np.concatenate([plain.q, pairs.q]), np.concatenate([plain.d, pairs.d]))
     runs = _extended(query, text, plain)
@@ -359,13 +450,16 @@ def _shifted(k: int) -> I64:
     return np.where(shifted < k, shifted, index)  # what has no counterpart is compared with itself
 
 
-def _realigned(query: U8, text: _Text, pairs: _Pairs, period: I64, min_bytes: int) -> _Pairs:
+def _realigned(query: U8, text: _Text, pairs: _Pairs, period: I64, min_bytes: int, common: I64) -> _Pairs:
     """Return the alignments of the periodic regions around q and d that a run of `min_bytes` through both can have.
 
     A run that goes on beyond the start (or end) of one region goes on beyond that of the other: there the regions'
     starts (ends) coincide. Any other run is the overlap of the two regions under a shift that keeps the phase: the
     shifts nearest to coinciding starts and ends, and steps of the document's region along the query's, cover the
     longest such overlaps and every character of them.
+
+    Where the query's region lies in a common span, such an overlap does as well, and any other run is in it unless it
+    has a byte beside the span where the regions' starts or ends coincide.
     """
     bounds = text.bounds_of(pairs.d)
     inside = pairs.d + K <= bounds[1]  # not so where a cell reaches into the next document
@@ -379,6 +473,11 @@ def _realigned(query: U8, text: _Text, pairs: _Pairs, period: I64, min_bytes: in
     # Nearly all lines of dashes in a corpus end here; a text that holds one is checked in 0.9 ms instead of 2.5.
     possible = _goes_on(query, text, ours, theirs)
     possible |= np.minimum(ours[1] - ours[0], theirs[1] - theirs[0]) >= min_bytes
+    for span in common.tolist():
+        beside = _goes_beside(query, text, theirs[0] - ours[0], span) | _goes_beside(
+            query, text, theirs[1] - ours[1], span
+        )
+        possible &= beside | (ours[0] < span[0]) | (ours[1] > span[1])
     return _alignments(np.unique(regions[:, possible], axis=1), K)
 
 

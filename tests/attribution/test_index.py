@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import random
 import tempfile
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from attribution import matching
+from attribution import index as index_module
+from attribution import matching, normalise, postings
 from attribution.build import build_documents
 from attribution.documents import Document
 from attribution.errors import QueryError
 from attribution.format import TEXT_MODES, SourceRecord
-from attribution.index import Index, Match, search
+from attribution.index import COMMON_DOCUMENTS, Index, Match, search
+from attribution.matching import find_runs
+from attribution.operations import forget
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -166,6 +170,110 @@ def test_periodic_runs_are_covered(corpus: tuple[str, list[str]], least: int, ke
     text, documents = corpus
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(matching, "_MANY_CANDIDATES", many)
+        spans = intervals(text, matches(text, documents, least, kept=kept))
+    covered = set().union(*(range(*span) for span in spans))
+    for start, end in set().union(*(oracle(text, document, least) for document in documents)):
+        assert covered.issuperset(range(start, end))
+        assert any(a < end and start < b and b - a >= end - start for a, b in spans)
+
+
+@st.composite
+def copied(draw: st.DrawFn, *, periodic: bool) -> tuple[str, list[str]]:
+    """Draw a text and documents many of which hold the same pieces, framed by others or by single characters."""
+    text, documents = draw(corpora(periodic=periodic))
+    alphabet = draw(st.sampled_from(["yz", "abyz"]))
+    rng = random.Random(draw(st.integers(0, 1 << 30)))  # noqa: S311
+    bases = [*documents, text, *(text[start : start + 120] for start in (0, len(text) // 3, len(text) // 2))]
+    found = list(documents)
+    for base in bases:
+        for _ in range(draw(st.integers(0, 6))):
+            head, tail = ("".join(rng.choice(alphabet) for _ in range(rng.randrange(3))) for _ in range(2))
+            low = rng.choice([0, 0, rng.randrange(len(base) + 1)])
+            high = rng.choice([len(base), len(base), rng.randrange(len(base) + 1)])
+            found.append(head + base[low:high] + tail)
+    return text, found
+
+
+def small_thresholds(patch: pytest.MonkeyPatch, places: int, sampled: int, common: int) -> None:
+    """Let k-grams of few places be frequent, and runs in few documents common."""
+    patch.setattr(postings, "FREQUENT", 1)
+    patch.setattr(matching, "_MANY_CANDIDATES", 0)
+    patch.setattr(matching, "_MANY_PLACES", places)
+    patch.setattr(matching, "_SAMPLED_PLACES", sampled)
+    for module in (matching, index_module):
+        patch.setattr(module, "COMMON_DOCUMENTS", common)
+        patch.setattr(module, "COMMON_SOURCES", common)
+
+
+@FEW
+@given(
+    corpus=copied(periodic=False),
+    least=st.sampled_from([50, 51, 64, 80, 100]),
+    kept=st.sampled_from(TEXT_MODES),
+    places=st.integers(0, 3),
+    sampled=st.integers(1, 4),
+    common=st.integers(0, 3),
+    sources=st.integers(1, 12),
+    forgotten=st.booleans(),
+    start=st.integers(0, 200),
+)
+def test_common_runs_hide_no_other(  # noqa: PLR0913, PLR0917 - all that the look-up of common text depends on
+    corpus: tuple[str, list[str]],
+    least: int,
+    kept: str,
+    places: int,
+    sampled: int,
+    common: int,
+    sources: int,
+    forgotten: bool,  # noqa: FBT001
+    start: int,
+) -> None:
+    """Spans and classes are those of looking at all places; of a rare span, each source; of a common one, enough."""
+    text, documents = corpus
+    if any(repeats_itself(each) for each in (text, *documents)):
+        return
+    records = [SourceRecord(f"o{n}/r", "1", "", ("MIT",), license_conflict=False) for n in range(sources)]
+    held = [Document(each, f"{n}.py", records[n % sources]) for n, each in enumerate(documents)]
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
+        small_thresholds(patch, places, sampled, common)
+        halves = [held, held[: -(-len(held) // 2)]]
+        for number, half in enumerate(halves):
+            build_documents(half, Path(folder) / str(number), text=kept)
+            if forgotten:
+                (Path(folder) / "optouts.json").write_text(json.dumps({"optout_owners": ["o0"]}))
+                forget(Path(folder) / str(number), Path(folder) / "optouts.json")
+        with Index.open(Path(folder) / "0") as index, Index.open(Path(folder) / "1") as other:
+            for indexes in ([index], [index, other]):
+                found = search(indexes, text, min_run=least, start=start)
+                with pytest.MonkeyPatch.context() as plain:
+                    plain.setattr(matching, "_MANY_PLACES", 1 << 20)
+                    expected = search(indexes, text, min_run=least, start=start)
+                spans = [(match.start, match.end, match.run, match.classification) for match in expected]
+                assert [(match.start, match.end, match.run, match.classification) for match in found] == spans
+                assert not (forgotten and "o0/r" in {source.name for match in found for source in match.sources})
+                for match, whole in zip(found, expected, strict=True):
+                    if match.classification == "rare":
+                        assert match == whole
+                    else:
+                        assert common < match.source_count <= whole.source_count
+                        check(match, text, documents, least)
+
+
+@FEW
+@given(
+    corpus=copied(periodic=True),
+    least=st.sampled_from([50, 60, 80, 100]),
+    kept=st.sampled_from(TEXT_MODES),
+    sampled=st.integers(1, 4),
+    common=st.integers(0, 3),
+)
+def test_common_periodic_runs_are_covered(
+    corpus: tuple[str, list[str]], least: int, kept: str, sampled: int, common: int
+) -> None:
+    """What is said of periodic runs holds where they are common, too."""
+    text, documents = corpus
+    with pytest.MonkeyPatch.context() as patch:
+        small_thresholds(patch, 0, sampled, common)
         spans = intervals(text, matches(text, documents, least, kept=kept))
     covered = set().union(*(range(*span) for span in spans))
     for start, end in set().union(*(oracle(text, document, least) for document in documents)):
@@ -330,7 +438,7 @@ def test_questions_that_cannot_be_answered() -> None:
 @pytest.mark.parametrize("kept", TEXT_MODES)
 @pytest.mark.parametrize("guarantee", [50, 100])
 def test_a_common_gram_is_followed_everywhere(kept: str, guarantee: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All of many thousand places are compared, in blocks, and every document that holds the run is counted."""
+    """All of many thousand places are compared, in blocks; a common run's documents are counted if asked for."""
     monkeypatch.setattr("attribution.matching._BLOCK_CANDIDATES", 500)
     rng = random.Random(8)  # noqa: S311
     header, tail = ("".join(rng.choice("abcdefgh ") for _ in range(200)) for _ in range(2))
@@ -340,9 +448,44 @@ def test_a_common_gram_is_followed_everywhere(kept: str, guarantee: int, monkeyp
         build_documents(documents, Path(folder) / "i", guarantee=guarantee, text=kept)
         with Index.open(Path(folder) / "i") as index:
             (match,) = index.matches(f"!{header}!", min_run=100)
-            assert (match.source_count, match.classification) == (601, "common")
+            assert COMMON_DOCUMENTS < match.source_count <= 601
+            assert match.classification == "common"
+            every = find_runs(normalise.text(header).data, index.reader, 100)
+            assert len(np.unique(index.reader.document_of(every.positions))) == 601
             (match,) = index.matches(header + tail, min_run=100)
             assert [source.path for source in match.sources] == ["whole.py"]
+
+
+def test_common_text_is_looked_at_in_few_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a header that stands in 2,000 documents, a twentieth of its places are read, a third where it is left."""
+    rng = random.Random(10)  # noqa: S311
+    header, tail = ("".join(rng.choice("abcdefgh(){}=.") for _ in range(400)) for _ in range(2))
+    documents = [Document(f"{n}{header}#{n}", f"{n:04}.py", SOURCE) for n in range(2000)]
+    documents.append(Document(header + tail, "whole.py", SOURCE))
+    read: list[int] = []
+    places = postings.Postings.places
+
+    def counted(self: postings.Postings, index: Any, keys: Any) -> Any:  # noqa: ANN401 - passed on as they are
+        read.append(len(index))
+        return places(self, index, keys)
+
+    monkeypatch.setattr(postings.Postings, "places", counted)
+    with tempfile.TemporaryDirectory() as folder:
+        build_documents(documents, Path(folder) / "i")
+        with Index.open(Path(folder) / "i") as index:
+            for text, end, count in (
+                (header, 400, 2001),
+                (header[200:] + tail[:200], 400, 1),
+                (f"{header}#?", 401, 2000),
+            ):
+                read.clear()
+                (match,) = index.matches(text)
+                assert (match.start, match.end) == (0, end)
+                assert min(count, COMMON_DOCUMENTS + 1) <= match.source_count <= count
+                few = sum(read)
+                read.clear()
+                find_runs(normalise.text(text).data, index.reader, 80)
+                assert few < sum(read) / (20 if text == header else 3)
 
 
 def test_an_excerpt_is_the_source_s_own_text() -> None:
