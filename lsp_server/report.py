@@ -109,7 +109,8 @@ def heading(match: Match) -> str:
     place = f"lines {match.start_line}-{match.end_line}"
     head = f"  {place}, {kind}{match.run} characters, {match.classification}{conflict}{verdict}"
     if match.source_count > len(match.sources):
-        head += f", {match.source_count} sources, of which"
+        least = "at least " * (match.classification == "common")
+        head += f", {least}{match.source_count} sources, of which"
     return "\n".join([head, *(f"    {plain(_cited(source))}" for source in match.sources)])
 
 

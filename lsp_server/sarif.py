@@ -129,7 +129,8 @@ def _message(match: Match) -> str:
     verb = "may be a renamed copy of" if match.kind == "renamed" else "stand in"
     listed = "; ".join(_cited(source) for source in match.sources[:3]) or "an index"
     more = match.source_count - min(len(match.sources), 3)
-    rest = f" and {more} more" if more > 0 else ""
+    least = "at least " * (match.classification == "common")
+    rest = f" and {least}{more} more" if more > 0 else ""
     blocked = " The policy blocks it." * (match.decision == "block")
     return f"{match.run} characters {verb} {listed}{rest}.{blocked}"
 

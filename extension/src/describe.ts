@@ -40,7 +40,7 @@ export function hover(match: Match): vscode.MarkdownString {
     `**${found}**\n\n`,
     `${match.run.toLocaleString("en")} matching characters, white space not counted; ${CLASSES[match.class]}.\n\n`,
     ...match.sources.slice(0, SHOWN_SOURCES).map(sourceLine),
-    hidden > 0 ? `\n…and ${plural(hidden, "more source")}.\n` : "",
+    hidden > 0 ? `\n…and ${match.class === "common" ? "at least " : ""}${plural(hidden, "more source")}.\n` : "",
   ];
   return new vscode.MarkdownString(text.join(""), true);
 }
