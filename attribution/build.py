@@ -18,7 +18,7 @@ from attribution.fingerprint import GUARANTEES, K
 from attribution.format import Contents, Facts
 from attribution.lexemes import LEXER_VERSION
 from attribution.licenses import from_expression
-from attribution.shards import Merge, Shard, check_guarantee, chunks, starts_of
+from attribution.shards import Merge, Shard, characters, check_guarantee, chunks, starts_of
 from attribution.writer import check_output, write
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def _indexed(  # noqa: PLR0913 - what both builds have, named
     skipped: Counter[str],
 ) -> BuildReport:
     """Index documents: what fits into a chunk in memory, more by runs on the disk."""
-    cut = chunks(found, runs.CHUNK_CHARS)
+    cut = chunks(found, runs.CHUNK_CHARS, characters)
     first, second = next(cut, []), next(cut, None)
     if second is None:
         shard = runs.shard_of(first, rules, skipped)

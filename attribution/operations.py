@@ -31,7 +31,7 @@ from attribution.durable import locked, remove_stale_workspaces, workspace
 from attribution.errors import QueryError, SourceError
 from attribution.format import HEADER, Reader, read_header
 from attribution.optout import OptOuts
-from attribution.shards import Entry, Merge, Shard, fingerprint_shard
+from attribution.shards import Entry, Merge, Shard, chunks, fingerprint_shard
 from attribution.tombstones import Tombstones
 from attribution.writer import check_output, remove_strays, write_error
 
@@ -216,26 +216,13 @@ def _shards(target: Path, entries: Iterable[Entry], facts: Facts) -> Iterator[li
     try:
         with workspace(target) as folder:
             shards = []
-            for number, chunk in enumerate(_chunks(entries)):
+            for number, chunk in enumerate(chunks(entries, CHUNK_BYTES, lambda entry: len(entry.data))):
                 shard = fingerprint_shard(chunk, guarantee=facts.guarantee, renamed=bool(facts.lexer))
                 shard.save(folder / str(number))
                 shards.append(Shard.open(folder / str(number)))
             yield shards
     except OSError as error:
         raise write_error(target, error) from error
-
-
-def _chunks(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
-    chunk: list[Entry] = []
-    size = 0
-    for entry in entries:
-        chunk.append(entry)
-        size += len(entry.data)
-        if size >= CHUNK_BYTES:
-            yield chunk
-            chunk, size = [], 0
-    if chunk:
-        yield chunk
 
 
 def _size(folder: Path) -> int:

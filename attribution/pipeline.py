@@ -55,6 +55,7 @@ from attribution.shards import (
     Merge,
     Order,
     Shard,
+    characters,
     check_guarantee,
     chunks,
     combine,
@@ -264,7 +265,7 @@ class WriteShard(_Step):
         for stale in (folder, parts):  # of a rank that was ended
             shutil.rmtree(stale, ignore_errors=True)
         made: list[Shard] = []
-        for chunk in chunks(map(_unpacked, data or ()), runs.CHUNK_CHARS):
+        for chunk in chunks(map(_unpacked, data or ()), runs.CHUNK_CHARS, characters):
             part = parts / f"{len(made):06d}"
             rules = self.job.rules
             fingerprint_shard(chunk, guarantee=rules.guarantee, renamed=rules.renamed).save(part)

@@ -37,7 +37,7 @@ import shutil
 import zlib
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -48,7 +48,7 @@ from attribution.fingerprint import GUARANTEES, K
 from attribution.format import SourceRecord, compressed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from attribution.documents import Document
@@ -82,6 +82,9 @@ _DTYPES: dict[str, np.dtype[Any]] = {
 LAYOUT = tuple(_DTYPES)
 """What a shard consists of: one of another layout is not read again."""
 _DIGEST_BYTES = 32
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,16 +232,21 @@ def fingerprint_shard(documents: Iterable[Document | Entry], *, guarantee: int =
     return Shard(guarantee, tuple(sources), arrays, given - len(entries), renamed=renamed)
 
 
-def chunks(documents: Iterable[Document], limit_bytes: int) -> Iterator[list[Document]]:
-    """Yield documents in lists of about so many characters: the same lists for the same documents."""
-    chunk: list[Document] = []
-    size = 0
-    for document in documents:
-        chunk.append(document)
-        size += len(document.text)
-        if size >= limit_bytes:
+def characters(document: Document) -> int:
+    """Return the size that a document has in a chunk."""
+    return len(document.text)
+
+
+def chunks(items: Iterable[T], limit: int, size: Callable[[T], int]) -> Iterator[list[T]]:
+    """Yield items in lists whose sizes add up to about the limit: the same lists for the same items."""
+    chunk: list[T] = []
+    held = 0
+    for item in items:
+        chunk.append(item)
+        held += size(item)
+        if held >= limit:
             yield chunk
-            chunk, size = [], 0
+            chunk, held = [], 0
     if chunk:
         yield chunk
 

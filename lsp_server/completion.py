@@ -39,8 +39,8 @@ DEFAULT_POLICY = Policy()
 CACHE_ENTRIES = 128
 # How far typing may go along an earlier suggestion and still be answered from it, in characters.
 LOOK_BACK_CHARS = 64
-# In the middle of a line a suggestion helps only where nothing but closing signs follows; the rule is that of Copilot's
-# client (`notes` of the peers: the rest of the line matches this, or no automatic request is made).
+# In the middle of a line a suggestion helps only where nothing but closing signs follows. Copilot's client has the same
+# rule: the rest of the line matches this, or no automatic request is made.
 _CLOSING_REST = re.compile(r"^\s*[)>}\]\"'`]*\s*[:{;,]?\s*$")
 
 
@@ -161,8 +161,8 @@ class Pipeline:
         snippets = self._gathered(ask)
         clock.lap("context")
         fim = prompt.build(ask.snapshot, ask.offset, snippets, ask.root)
-        clock.lap("prompt")
         origin, generated = self._remembered(ask.model, fim)
+        clock.lap("prompt")
         if generated is None:
             origin, generated = "model", await self._generate(ask, fim, scope, clock)
         text = generated.text.replace("\n", "\r\n") if "\r\n" in ask.snapshot.text else generated.text
@@ -226,30 +226,27 @@ class Pipeline:
         return generated
 
     def _remember(self, model: str, fim: FimPrompt, generated: _Generated) -> None:
-        self._cache[_key(model, fim)] = generated
+        self._cache[_key(model, fim, fim.prefix)] = generated
         while len(self._cache) > CACHE_ENTRIES:
             self._cache.popitem(last=False)
 
     def _remembered(self, model: str, fim: FimPrompt) -> tuple[Origin, _Generated | None]:
         """Return an earlier generation that still holds: at this place, or where what was typed since follows it."""
-        for back in range(min(LOOK_BACK_CHARS, len(fim.prefix)) + 1):
-            cut = len(fim.prefix) - back
-            typed = fim.prefix[cut:]
-            known = self._cache.get(_key(model, fim, cut))
-            if known and (not back or (known.text.startswith(typed) and known.text != typed)):
-                self._cache.move_to_end(_key(model, fim, cut))
-                return ("typed" if back else "cache"), _Generated(known.text[back:], known.finish_reason)
+        shortest = len(fim.prefix) - LOOK_BACK_CHARS
+        # What is compared first is what differs most often; nothing is copied or hashed, as 65 look-ups would.
+        near = [key for key in self._cache if len(key[2]) >= shortest and fim.prefix.startswith(key[2])]
+        for key in sorted(near, key=lambda key: -len(key[2])):
+            typed, known = fim.prefix[len(key[2]) :], self._cache[key]
+            follows = not typed or (known.text.startswith(typed) and known.text != typed)
+            if follows and key == _key(model, fim, key[2]):
+                self._cache.move_to_end(key)
+                return ("typed" if typed else "cache"), _Generated(known.text[len(typed) :], known.finish_reason)
         return "model", None
 
 
-def _key(model: str, fim: FimPrompt, cut: int | None = None) -> tuple[str, FimPrompt, str]:
-    """Return the key of all that the model saw when the cursor stood `cut` characters into the prefix."""
-    prefix = fim.prefix if cut is None else fim.prefix[:cut]
-    return model, _without_prefix(fim), prefix
-
-
-def _without_prefix(fim: FimPrompt) -> FimPrompt:
-    return type(fim)("", fim.suffix, fim.snippets, fim.repo, fim.path)
+def _key(model: str, fim: FimPrompt, prefix: str) -> tuple[str, FimPrompt, str]:
+    """Return the key of all that the model saw when its prompt was this one with that prefix."""
+    return model, replace(fim, prefix=""), prefix
 
 
 async def _streamed(client: Client, request: GenerateRequest, scope: Scope) -> tuple[str, Done]:

@@ -168,19 +168,18 @@ async def inline_completion(ls: StarciteServer, params: types.InlineCompletionPa
         return None
     popup = params.context.selected_completion_info
     automatic = params.context.trigger_kind == types.InlineCompletionTriggerKind.Automatic
-    cursor = _ours(params.position)
-    start, end, typed = (
-        (_ours(popup.range.start), _ours(popup.range.end), popup.text) if popup else (cursor, cursor, "")
-    )
-    snapshot, offset = selected(snapshot, start, end, typed, ls.session.encoding)
+    encoding = ls.session.encoding
+    if popup:
+        start, end = _ours(popup.range.start), _ours(popup.range.end)
+        snapshot, offset = selected(snapshot, start, end, popup.text, encoding)
+    else:
+        offset = snapshot.offset_at(_ours(params.position), encoding)
     try:
         completion = await ls.session.complete(snapshot, offset, automatic=automatic)
     except ModelError as error:
         LOGGER.warning("completion: %s", error)
         ls.show_status(_status(ls, error))
         return None
-    except asyncio.CancelledError:
-        raise
     except Exception:
         LOGGER.exception("completion")
         return None

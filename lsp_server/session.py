@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -68,6 +69,7 @@ class Session:
         self._connecting = asyncio.Lock()
         self._pipeline = Pipeline(self.client, self.corpora)
         self._policies = Policies()
+        self._card = lru_cache(load_card)  # reading one takes 0.3 ms, and every key asks for it
         self._shown: dict[str, tuple[Completion, str]] = {}
         self._ids = count(1)
         self._log = DecisionLog(paths.log_dir())
@@ -125,7 +127,7 @@ class Session:
             settings=self.settings,
             editor=self.editor,
             model=model,
-            model_corpus=load_card(model).corpus,
+            model_corpus=self._card(model).corpus,
             automatic=automatic,
             others=tuple(reversed(self._documents.values())),
             root=self.root_of(snapshot.uri),

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
 
 FOUND = 1
 BAD_INPUT = 2
-UNAVAILABLE = 3
 INTERRUPTED = 130
 
 Commands = Any  # argparse names the type of what add_subparsers returns only privately

@@ -15,7 +15,7 @@ from attribution.build import build_documents, merge_shards
 from attribution.documents import Document
 from attribution.errors import SourceError
 from attribution.format import SourceRecord
-from attribution.shards import Merge, Shard, chunks, combine, fingerprint_shard
+from attribution.shards import Merge, Shard, characters, chunks, combine, fingerprint_shard
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -93,7 +93,7 @@ def test_what_cannot_be_merged(tmp_path: Path) -> None:
 def test_chunks_hold_all_documents_in_order(sizes: list[int], limit: int) -> None:
     """Chunks, one after the other, are the documents; each but the last has the size asked for, less one document."""
     documents = [Document("x" * size, str(number), SOURCES[0]) for number, size in enumerate(sizes)]
-    cut = list(chunks(documents, limit))
+    cut = list(chunks(documents, limit, characters))
     assert [document for chunk in cut for document in chunk] == documents
     for chunk in cut[:-1]:
         assert sum(len(document.text) for document in chunk[:-1]) < limit <= sum(len(d.text) for d in chunk)
