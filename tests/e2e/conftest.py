@@ -135,9 +135,11 @@ class Window:
         self.page.keyboard.type(text, delay=20)
 
     def paste(self, text: str) -> None:
-        """Paste a text from the clipboard."""
+        """Paste a text from the clipboard; the browser reads that when it likes, so wait until the text's end is shown."""
         self.page.evaluate("text => navigator.clipboard.writeText(text)", text)
         self.press("Control+v")
+        end = "".join(text.rstrip().rpartition("\n")[2].split())
+        self.wait_until(lambda: end in self.text(), "the pasted text")
 
     def run_command(self, title: str) -> None:
         """Run a command by its title from the command palette."""
