@@ -135,7 +135,7 @@ class Window:
         self.page.keyboard.type(text, delay=20)
 
     def paste(self, text: str) -> None:
-        """Paste a text from the clipboard; the browser reads that when it likes, so wait until the text's end is shown."""
+        """Paste a text from the clipboard, and wait for its end: the browser reads the clipboard when it likes."""
         self.page.evaluate("text => navigator.clipboard.writeText(text)", text)
         self.press("Control+v")
         end = "".join(text.rstrip().rpartition("\n")[2].split())
