@@ -108,7 +108,7 @@ its affiliates. All rights
 
 _SPEAK_OF_LICENSES = _signs("""
     licen|copyright|(c)|©|spdx-|warrant|distribut|permission|merchantab|liab|conditions|software|damages|substitute
-    foundation
+    foundation|disclaimer|notice|purpose|express|negligence|contract|granted|charge
 """)
 _COPYRIGHT_LINES = re.compile(
     r"^[ \t]*(?:[/#*;\"'<!-]+[ \t]*)?(?:copyright(?:[ \t]+\(c\)|[ \t]*©|[ \t]+\w)|\(c\)[ \t]*\d{4}|©|spdx-)[^\n]*",
@@ -161,16 +161,17 @@ _SLOTS = re.compile(
     r"|Py_TPFLAGS_\w+|PyVarObject_HEAD_INIT"
 )
 _SPHINX_SIGNS = _signs("""
-    templates_path|source_suffix|source_encoding|master_doc|html_static_path|html_show_|html_use_|html_short_title
-    html_favicon|html_logo = |pygments_style|add_module_names|add_function_parentheses|modindex_common|latex_elements
-    latex_documents|latex_use_|latex_show_|texinfo_documents|texinfo_show_|exclude_patterns = [|sphinx-quickstart
+    templates_path|source_suffix|source_encoding|master_doc|pygments_style|add_module_names|add_function_parentheses
+    html_static_path|html_show_|html_use_|html_short_title|html_favicon|html_logo = |html_split_index|html_sidebars
+    htmlhelp_basename|modindex_common|latex_elements|latex_documents|latex_use_|latex_show_|latex_domain_indices
+    texinfo_documents|texinfo_show_|texinfo_domain_indices|exclude_patterns = [|needs_sphinx|sphinx-quickstart
     sphinx.ext.|Sphinx extension module names|configuration values are present|values that are commented out
     to document with autodoc|by Sphinx. Refer|re documenting, acts as|set of Sphinx documents|document tree into
-    contain templates here
+    contain templates here|theme to use for HTML|-- Options for HTML output|-- Options for manual page output
 """)
 _SPHINX = re.compile(
     r"""(?mx) ^ [ \t]* (?: \# [^\n]*
-    | (?: (?:html|latex|man|texinfo|epub)_\w+ | templates_path | source_suffix | source_encoding | master_doc
+    | (?: (?:html|latex|man|texinfo|epub)\w* | templates_path | source_suffix | source_encoding | master_doc
         | today_fmt | exclude_\w+ | unused_docs | pygments_style | default_role | add_\w+ | show_authors
         | modindex_common_prefix | needs_sphinx | keep_warnings | extensions )
       [ \t]* = [ \t]* (?: \[? ["'] [^\n]* | \[ [^\n]* | \{ | \w+ ) \s? $
