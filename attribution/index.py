@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from attribution import normalise
+from attribution.commonplace import commonplace
 from attribution.errors import IndexFormatError, QueryError
 from attribution.format import Reader
 from attribution.matching import COMMON_DOCUMENTS, COMMON_SOURCES, find_runs
@@ -67,9 +68,12 @@ class Match:
 
     `start` and `end` are 0-based code points, half-open; lines are 1-based and inclusive; `run` counts normalised
     characters. `source_count` counts the documents that hold the span, of which `sources` lists ten at most; `terms`
-    are the licences of all of them, but for a common span. `license_conflict`: the sources name different licences, all
-    of them looked at, or one of them is in conflict with itself. Of a span of the class "common", `source_count` is "at
-    least", and no more sources are looked at than show that it is common.
+    are the licences of all of them, but for a frequent span. `license_conflict`: the sources name different licences,
+    all of them looked at, or one of them is in conflict with itself.
+
+    `classification` is "common" for a span that is frequent, in more than 50 documents or 20 sources, and for one that
+    is commonplace by itself (see `commonplace`). Of a frequent span, `source_count` is "at least", and no more sources
+    are looked at than show that it is frequent.
 
     Of the kind "renamed" it is a possible copy with other names, comments or literals, over so many `lexemes`.
     """
@@ -241,14 +245,15 @@ def search(
     if not found and not possible:
         return []
     lines = normalise.line_starts(text)
-    matches = [_match(found[span], normalised, lines) for span in _maximal(sorted(found, key=lambda s: (s[0], -s[1])))]
+    spans = _maximal(sorted(found, key=lambda span: (span[0], -span[1])))
+    matches = [_match(found[span], text, normalised, lines) for span in spans]
     covered = np.zeros(len(text), dtype=np.bool_)
     for match in matches:
         covered[match.start : match.end] = True
     for (first, last), (lexemes, copies) in sorted(possible.items(), key=lambda item: (-item[1][0], item[0])):
         if last > start and 2 * covered[first:last].sum() < last - first:
             covered[first:last] = True
-            matches.append(replace(_match(copies, normalised, lines), kind="renamed", lexemes=lexemes))
+            matches.append(replace(_match(copies, text, normalised, lines), kind="renamed", lexemes=lexemes))
     return sorted(matches, key=lambda match: (match.start, -match.end))
 
 
@@ -332,12 +337,12 @@ def _possible(
     return found
 
 
-def _match(found: list[_Found], normalised: normalise.Normalised, lines: I64) -> Match:
+def _match(found: list[_Found], text: str, normalised: normalise.Normalised, lines: I64) -> Match:
     span = found[0]
     start, end = int(normalised.offsets[span.start]), int(normalised.offsets[span.end - 1]) + 1
     start_line, end_line = np.searchsorted(lines, [start, end - 1], side="right").tolist()
     documents, sources = _counts(found)
-    common = documents > COMMON_DOCUMENTS or sources > COMMON_SOURCES
+    frequent = documents > COMMON_DOCUMENTS or sources > COMMON_SOURCES
     terms = _terms(found)
     return Match(
         start=start,
@@ -345,10 +350,10 @@ def _match(found: list[_Found], normalised: normalise.Normalised, lines: I64) ->
         start_line=start_line,
         end_line=end_line,
         run=span.run,
-        classification="common" if common else "rare",
+        classification="common" if frequent or commonplace(text[start:end]) else "rare",
         source_count=documents,
         sources=_listed(found),
-        terms=() if common else terms,
+        terms=() if frequent else terms,
         license_conflict=len({licenses for licenses, _ in terms if licenses}) > 1 or any(flag for _, flag in terms),
     )
 

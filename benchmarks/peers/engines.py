@@ -54,13 +54,17 @@ class Engine(Protocol):
 
 
 class Starcite:
-    """Ours: the byte stream at the guarantee and at the default, and with possible renamed copies if it has them."""
+    """Ours: what is found, at the guarantee, at the default, with possible renamed copies if it has them; what alerts.
+
+    Whatever is found is listed. An alert, by default, is a run of 80 or a renamed copy that is not of the class common.
+    """
 
     def __init__(self, index: Index) -> None:
         """Wrap an open index."""
         self.index = index
         self.renames = "renamed" in inspect.signature(index.matches).parameters
-        self.columns = ("starcite >=50", "starcite >=80", *(("+ renamed",) if self.renames else ()))
+        renamed = ("+ renamed", "alerts + renamed") if self.renames else ()
+        self.columns = ("starcite >=50", "starcite >=80", "alerts", *renamed)
         self.bytes = sum(path.stat().st_size for path in index.reader.folder.rglob("*") if path.is_file())
 
     def matches(self, text: str, *, renamed: bool = False, min_run: int = MIN_RUN) -> list[Match]:
@@ -69,10 +73,19 @@ class Starcite:
         return self.index.matches(text, min_run=min_run, **options)
 
     def flags(self, text: str) -> tuple[bool, ...]:
-        """Return whether a run of 50, of 80, or of 80 or a renamed copy, is found."""
-        runs = [match.run for match in self.matches(text, min_run=50)]
-        found = (bool(runs), max(runs, default=0) >= MIN_RUN)
-        return (*found, found[1] or bool(self.matches(text, renamed=True))) if self.renames else found
+        """Return whether a run of 50, of 80, and one that alerts, is found; and these two with renamed copies."""
+        found = self.matches(text, min_run=50)
+        long = [match for match in found if match.run >= MIN_RUN]
+        flags = (bool(found), bool(long), alerts(long))
+        if not self.renames:
+            return flags
+        both = self.matches(text, renamed=True)
+        return (*flags, bool(both), alerts(both))
+
+
+def alerts(found: Iterable[Match]) -> bool:
+    """Return whether one of the matches is not of the class common, which policies allow by default."""
+    return any(match.classification != "common" for match in found)
 
 
 class Tiles:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from attribution import dedup
 from attribution.index import MIN_RUN
 from benchmarks.peers.corpora import language_of
 from benchmarks.peers.edits import EDITS, lexemes, renamed_in
-from benchmarks.peers.engines import normalised
+from benchmarks.peers.engines import alerts, normalised
 from benchmarks.peers.samples import Snippet, Windows, cuts, framed
 
 if TYPE_CHECKING:
@@ -24,9 +26,7 @@ RUN_LENGTHS = (30, 40, 50, 60, 75, 99, 150, 300)
 LONG_LEXEMES = 60
 FEW_DOCUMENTS = 8
 NOISE_RUNS = (50, 80, 100, 120, 150, 200, 300)
-_VENDORED_SHARE = 0.3
-_NOTICE = re.compile(r"licen[cs]e|copyright|warrant|redistribut|permission|merchantab|generated", re.IGNORECASE)
-_RULER_SHARE = 0.6
+COPIED_SHARE = 0.3
 
 Key = tuple[str, str, str]
 
@@ -44,6 +44,10 @@ class Evidence:
         self.false: list[str] = []
         self.renamed = 0
         self.unlike: list[str] = []
+
+    def texts(self, source: Source) -> list[str]:
+        """Return the texts of a source's document."""
+        return self._texts[source.name, source.revision, source.path]
 
     def dense(self, source: Source | Key) -> list[str]:
         """Return the normalised texts of a source's document."""
@@ -134,9 +138,36 @@ def recall(engines: Sequence[Engine], taken: Sequence[Snippet], rng: random.Rand
     return rows
 
 
-def noise(engines: Sequence[Engine], taken: Sequence[Snippet]) -> dict[str, dict[str, Any]]:
-    """Return the share of snippets of unrelated packages that each engine flags: all, and those of 60 lexemes."""
-    return _all_and_long(engines, [(snippet, snippet.text) for snippet in taken], "all")
+def copies(engine: Starcite, documents: Iterable[Document], evidence: Evidence) -> set[Document]:
+    """Return the documents that are copies, in part, of an indexed one: what is found in these is no noise.
+
+    A document is one if 30 % of its characters stand in one indexed document, in runs of 80 that are not common, or if
+    it is a near-duplicate of one that it shares such a run with (MinHash of word 5-grams, 0.7).
+    """
+    return {document for document in documents if _is_copy(engine, document, evidence)}
+
+
+def _is_copy(engine: Starcite, document: Document, evidence: Evidence) -> bool:
+    shared: Counter[Source] = Counter()
+    for match in engine.matches(document.text):
+        if match.classification != "common":
+            for source in {(each.name, each.revision, each.path): each for each in match.sources}.values():
+                shared[replace(source, start_line=0, end_line=0)] += match.run
+    if max(shared.values(), default=0) >= COPIED_SHARE * len(normalised(document.text)):
+        return True
+    others = (text for source in shared for text in evidence.texts(source))
+    return any(dedup.similarity(document.text, other) >= dedup.THRESHOLD for other in others)
+
+
+def noise(engines: Sequence[Engine], taken: Sequence[Snippet], copied: set[Document]) -> dict[str, dict[str, Any]]:
+    """Return the share of snippets of unrelated packages that each engine flags: all, and those of 60 lexemes.
+
+    Of all documents, and of those that are not copied.
+    """
+    own = [(snippet, snippet.text) for snippet in taken if snippet.document not in copied]
+    return _all_and_long(engines, [(snippet, snippet.text) for snippet in taken], "all") | _all_and_long(
+        engines, own, "without copied files"
+    )
 
 
 def _all_and_long(
@@ -150,59 +181,42 @@ def _all_and_long(
     }
 
 
-def causes(engine: Starcite, taken: Sequence[Snippet], evidence: Evidence) -> dict[str, Any]:
-    """Return what stands behind the alerts on unrelated code: real copies of files, notices, common code, the rest.
+def causes(
+    engine: Starcite, taken: Sequence[Snippet], copied: set[Document], evidence: Evidence
+) -> dict[str, dict[str, Any]]:
+    """Return what is found in unrelated code, by length; what of it alerts, with and without copied files; the alerts.
 
-    Every alert is real: the run stands in the source, which is checked. "vendored": of the snippet's own document 30 %
-    stands in one indexed document, so that one is a copy of the other. "notice": the run speaks of a licence, a
-    copyright, or of being generated. "ruler": the run is mostly one character, as in a line of dashes.
+    All of it is real: the run stands in the source, which is checked. See `copies`.
     """
     by_run: Counter[int] = Counter()
-    kinds: Counter[str] = Counter()
-    uncommon = 0
-    examples: list[dict[str, Any]] = []
+    alerting: dict[bool, list[dict[str, Any]]] = {True: [], False: []}
     for snippet in taken:
         found = engine.matches(snippet.text, min_run=50)
         evidence.check(snippet.text, found)
         evidence.check(snippet.text, engine.matches(snippet.text, renamed=True) if engine.renames else ())
-        best = max(found, key=lambda match: match.run, default=None)
+        longest = max((match.run for match in found), default=0)
         for run in NOISE_RUNS:
-            by_run[run] += best is not None and best.run >= run
-        if best is None or best.run < MIN_RUN:
-            continue
-        uncommon += any(match.run >= MIN_RUN and match.classification != "common" for match in found)
-        kind = _cause(engine, snippet, best)
-        kinds[kind] += 1
-        if kind == "other":
-            text = " ".join(snippet.text[best.start : best.end].split())[:100]
-            examples.append({"run": best.run, "documents": best.source_count, "text": text})
+            by_run[run] += longest >= run
+        rare = [match for match in found if match.run >= MIN_RUN and alerts([match])]
+        if rare:
+            alerting[snippet.document in copied].append(_example(snippet, max(rare, key=lambda match: match.run)))
     total = len(taken) or 1
+    own = sum(snippet.document not in copied for snippet in taken) or 1
     return {
-        "snippets": len(taken),
+        "snippets": total,
+        "of documents that are not copied": own,
         "per cent by run": {f">={run}": round(100 * by_run[run] / total, 2) for run in NOISE_RUNS},
-        "per cent >=80 not common": round(100 * uncommon / total, 2),
-        "per cent >=80 of no known cause": round(100 * kinds["other"] / total, 2),
-        "per cent >=80 by cause": {kind: round(100 * count / total, 2) for kind, count in kinds.most_common()},
-        "others": examples[:20],
+        "per cent alerting": round(100 * (len(alerting[True]) + len(alerting[False])) / total, 2),
+        "per cent alerting without copied files": round(100 * len(alerting[False]) / own, 2),
+        "others": alerting[False][:20],
     }
 
 
-def _cause(engine: Starcite, snippet: Snippet, best: Match) -> str:
-    if best.classification == "common":
-        return "common"
-    whole = snippet.document.text
-    shared: Counter[Key] = Counter()
-    for match in engine.matches(whole, min_run=MIN_RUN):
-        for source in match.sources:
-            shared[source.name, source.revision, source.path] += match.run
-    if shared and max(shared.values()) >= _VENDORED_SHARE * len(normalised(whole)):
-        return "vendored"
-    dense = normalised(snippet.text[best.start : best.end])
-    if max(dense.count(character) for character in "-=*#/_") >= _RULER_SHARE * len(dense):
-        return "ruler"
-    if _NOTICE.search(snippet.text[best.start : best.end]):
-        return "notice"
-    return "other"
+def _example(snippet: Snippet, match: Match) -> dict[str, Any]:
+    text = " ".join(snippet.text[match.start : match.end].split())[:100]
+    places = [f"{snippet.document.source.name} {snippet.document.path}"]
+    places += [f"{source.name} {source.path}" for source in match.sources[:1]]
+    return {"run": match.run, "documents": match.source_count, "places": places, "text": text}
 
 
 def sources(engine: Starcite, taken: Sequence[Snippet], evidence: Evidence, rng: random.Random) -> dict[str, Any]:

@@ -29,6 +29,11 @@ if TYPE_CHECKING:
 STARCITE = Path(sys.executable).with_name("starcite")
 SAMPLE = Path(__file__).parents[1] / "data" / "sample.py"
 DEDENT = inspect.getsource(textwrap.dedent)
+NOTICE = """\
+# This program is free software: you can redistribute it and/or modify it under
+# the terms of the GNU General Public License as published by the Free Software
+# Foundation, either version 3 of the License, or (at your option) any later version.
+"""
 
 
 def run(
@@ -230,6 +235,26 @@ def test_the_policy_decides_what_counts(small_index: Path, repository: Path) -> 
     line = complaint(run("check", "a.py", "--index", small_index, cwd=repository), 2)
     assert str(policy) in line
     assert "clases is no key of a policy" in line
+
+
+def test_what_is_commonplace_does_not_fail_a_check(repository: Path) -> None:
+    """A licence's notice is found with its source and counts as common, unless copied code comes with it."""
+    (repository / "a.py").write_text(NOTICE + DEDENT)
+    source = repository.parent / "source"
+    source.mkdir()
+    shutil.copy(repository / "a.py", source)
+    run("index", "build", source, "--out", "index", "--license", "GPL-3.0-or-later", cwd=repository)
+    (repository / "b.py").write_text(NOTICE + "x = 1\n")
+    ended = run("check", "b.py", "--index", "index", cwd=repository)
+    assert ended.returncode == 0
+    assert "1 passage that the policy allows" in ended.stdout
+    (result,) = json.loads(run("check", "b.py", "--index", "index", "--json", cwd=repository).stdout)["results"]
+    (match,) = result["matches"]
+    assert (match["class"], match["decision"], match["source_count"]) == ("common", "allow", 1)
+    assert match["sources"][0]["licenses"] == ["GPL-3.0-or-later"]
+    assert run("check", "a.py", "--index", "index", cwd=repository).returncode == 1
+    (repository / "starcite.toml").write_text('[classes]\ncommon = "block"\n')
+    assert run("check", "b.py", "--index", "index", cwd=repository).returncode == 1
 
 
 def test_the_minimum_run_is_the_policys_unless_one_is_given(small_index: Path, repository: Path) -> None:

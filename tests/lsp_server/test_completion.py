@@ -238,6 +238,19 @@ async def test_what_is_allowed_or_annotated_is_shown_with_its_references(decisio
     assert [match.decision for match in completion.references] == [decision]
 
 
+async def test_common_text_is_shown_whatever_its_licence_unless_the_policy_names_the_class() -> None:
+    """A suggested notice or list of imports is no alert, and keeps its references; `common = "block"` withholds it."""
+    desk = Desk("compute(items)")
+    desk.corpora.finds = (replace(found("GPL-3.0-only"), classification="common"),)
+    shown = await desk.complete("x = ▒\n", policy=Policy(base="block", rules=Rules({"copyleft": "block"})))
+    assert shown
+    assert (shown.text, shown.decision) == ("compute(items)", "allow")
+    assert [match.classification for match in shown.references] == ["common"]
+    withheld = await desk.complete("y = ▒\n", policy=Policy(rules=Rules({"common": "block"})))
+    assert withheld
+    assert (withheld.text, withheld.decision) == ("", "block")
+
+
 async def test_a_policy_that_cannot_be_read_never_lets_a_text_pass_for_clean() -> None:
     """With matches nothing is shown; without any the answer says that it was not checked, and why."""
     desk = Desk("compute(items)")
