@@ -1,14 +1,22 @@
 """Lexemes of a text + an index -> stretches that are perhaps copies: other names, other comments, other literals.
 
-    chosen grams of the query ── postings of the lexeme stream ──▶ documents, by how many grams they share
+    all grams of the query ── postings of the lexeme stream ──▶ documents, by how many grams they share
     the source text around those grams ── lexed again ──▶ diagonals, in lexemes
     a diagonal ── the same symbols, the names one to one ──▶ maximal stretches
-    stretches with 20 different pairs of neighbours, or with the same spelling for `min_run` characters ──▶ found
+    stretches that weigh 36, or have the same spelling for `min_run` characters ──▶ found
 
 Nothing is shown that the two texts do not bear out. But this is no guarantee: grams that stand in many places are
-passed over, and so are documents beyond the most promising. Found among 400 snippets of 15 lines (and of those with 60
-lexemes): names of locals replaced 89 % (96 %), all names 87 % (95 %), comments changed 98.5 %; among 1,500 of unrelated
-packages 1.3 %. The usual measure, a run of 48 lexemes, finds 77 % (94 %), 79 % (94 %), 94 %; and 2.3 %.
+passed over, and so are documents beyond the most promising.
+
+The weight of a stretch is its pairs of neighbouring lexemes, each different one counted three times at most: 37 lexemes
+in a row, or more where they repeat themselves. Lists are long, and loops and getters varied; a copy is both. Flagged of
+snippets of 15 lines and 60 lexemes, the verbatim ones among them, per cent, means of five languages, in each half of
+the packages:
+                                       10 MB indexed             60 MB indexed
+    unrelated packages, verbatim       0.8 / 1.6                 2.0 / 1.0
+    20 different pairs, as before      4.9 / 6.3                 9.1 / 6.5
+    weight 36                          0.9 / 1.6                 2.5 / 2.8
+    all names replaced, weight 36      95.7 / 95.9               97.3 / 96.2
 """
 
 from __future__ import annotations
