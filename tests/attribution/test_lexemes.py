@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import time
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attribution import lexemes, normalise
-from attribution.lexemes import NAME, K, common_runs, gram_hashes, lex
+from attribution.lexemes import NAME, K, chosen_grams, common_runs, every_gram, gram_hashes, lex, weight
 
 PYTHON = '''
 def total(prices, rate=0.2):  # with tax
@@ -171,6 +173,35 @@ def test_grams_stay_when_names_and_comments_change(text: str) -> None:
     ours, theirs = gram_hashes(lex(text)), gram_hashes(lex(changed))
     same = len(set(ours.tolist()) & set(theirs.tolist()))
     assert same > 0.6 * len(ours)  # the others hardly vary, and their spellings count
+
+
+@settings(deadline=None)
+@given(text=st.lists(st.sampled_from([*"abc01(),=", "if", "for", "return", "'s'"]), max_size=120).map(" ".join))
+def test_a_query_asks_for_more_than_is_chosen(text: str) -> None:
+    """Every key that the index would keep of a text is among those that a query asks for."""
+    lexed = lex(text)
+    assert set(chosen_grams(lexed)[1].tolist()) <= set(every_gram(lexed)[1].tolist())
+
+
+@settings(deadline=None)
+@given(st.lists(st.sampled_from("ab1(,"), min_size=1, max_size=60), st.data())
+def test_weight_counts_each_pair_three_times_at_most(words: list[str], data: st.DataObject) -> None:
+    """The weight of a stretch is what a plain loop counts; a name is what its last use inside the stretch makes it."""
+    end = data.draw(st.integers(1, len(words)))
+    start = data.draw(st.integers(0, end - 1))
+    codes = []
+    for at in range(start, end):
+        before = [other for other in range(start, at) if words[other] == words[at]]
+        is_name = words[at] in "ab"
+        codes.append(("name", at - before[-1] if before else 0) if is_name else (words[at], 0))
+    pairs = Counter(itertools.pairwise(codes))
+    assert weight(lex(" ".join(words)), start, end) == sum(min(3, count) for count in pairs.values())
+
+
+def test_a_list_weighs_little() -> None:
+    """However long it is: a name and a comma, a comma and a name."""
+    names = ", ".join(f"name{number}" for number in range(500))
+    assert weight(lex(names), 0, 999) == 6
 
 
 def slow_runs(ours: str, theirs: str, diagonal: int, shortest: int) -> list[tuple[int, int]]:

@@ -98,6 +98,29 @@ def test_a_table_is_found_by_its_values_only(index: Index) -> None:
     assert index.matches(others, renamed=True) == []
 
 
+def test_few_lexemes_are_found_by_their_spelling(tmp_path: Path) -> None:
+    """Of 23 lexemes or fewer the index may hold one gram only, between others: the query asks for all that it has.
+
+    Imports weigh too little to be a copy under other names, and 80 characters of them are found between new comments.
+    """
+    lines = [f"from package_{n}.module_{n * n} import Class{n}, function_{n}" for n in range(9, 40)]
+    build_documents([Document("\n".join(lines), "imports.py", SOURCE)], tmp_path / "index", renamed=True)
+    pieces = ["\n".join(f"{line}  # {at}" for line in lines[at : at + 2]) for at in range(len(lines) - 1)]
+    assert {len(lex(piece)) for piece in pieces} == {16}
+    with Index.open(tmp_path / "index") as opened:
+        found = [opened.matches(piece, renamed=True) for piece in pieces]
+    assert sum(map(bool, found)) > 0.4 * len(pieces)
+    assert {match.kind for matches in found for match in matches} == {"renamed"}
+
+
+def test_an_idiom_is_no_copy(index: Index) -> None:
+    """Thirty lexemes that look alike under other names are not shown, though they stand in a document."""
+    start = LONG.index("    def add")
+    idiom = LONG[start : LONG.index(".get(item", start)]
+    other = "\n".join(f"unlike_{n} = [{n}] * {n} @ here" for n in range(9))
+    assert index.matches(renamed(idiom, {}) + "pass\n" + other, renamed=True) == []
+
+
 def test_verbatim_text_is_not_shown_twice(index: Index) -> None:
     """What is found verbatim is no possible copy besides."""
     assert {match.kind for match in index.matches(LONG, renamed=True)} == {"verbatim"}
