@@ -54,7 +54,7 @@ from attribution.errors import IndexFormatError, IndexVersionError
 from attribution.fingerprint import GUARANTEES, K
 from attribution.lexemes import LEXER_VERSION
 from attribution.normalise import NORMALISER_VERSION
-from attribution.postings import Postings, PostingsLayout, file_kinds
+from attribution.postings import Postings, PostingsLayout, file_kinds, words_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -199,7 +199,7 @@ def unpacked_lines(data: bytes) -> npt.NDArray[np.uint32]:
     return np.concatenate([np.zeros(1, dtype=np.uint32), ends])
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class View:
     """Normalised text of some documents, to be compared: `padded` between margins, `starts` of each document in it.
 
@@ -210,6 +210,11 @@ class View:
     starts: I64
     origins: I64
     documents: I64 | None = None
+
+    @cached_property
+    def words(self) -> npt.NDArray[np.uint64]:
+        """The eight bytes from each byte of `padded` on as one number."""
+        return words_of(self.padded)
 
     def document_of(self, positions: I64) -> I64:
         """Return the place in the view of the document that each position lies in."""
@@ -249,7 +254,7 @@ class Reader:
         self._lines: Bytes = self._map("lines")
         self._paths: Bytes = self._map("paths")
         self._originals: Bytes = self._map("originals")
-        self._whole = View(self._map("text"), self.starts, self.starts) if self.facts.text == "raw" else None
+        self.whole = View(self._map("text"), self.starts, self.starts) if self.facts.text == "raw" else None
         self._normalised: OrderedDict[int, Bytes] = OrderedDict()
         self._lock = Lock()
         self.sources = self._read_sources()
@@ -373,8 +378,8 @@ class Reader:
     def normalised(self, document: int) -> Bytes:
         """Return a document's normalised text."""
         start, end = self.starts[document : document + 2].tolist()
-        if self._whole is not None:
-            return self._whole.padded[TEXT_MARGIN_BYTES + start : TEXT_MARGIN_BYTES + end]
+        if self.whole is not None:
+            return self.whole.padded[TEXT_MARGIN_BYTES + start : TEXT_MARGIN_BYTES + end]
         with self._lock:
             if (data := self._normalised.get(document)) is not None:
                 self._normalised.move_to_end(document)
@@ -390,8 +395,8 @@ class Reader:
 
     def views(self, positions: I64) -> Iterator[tuple[View, I64, I64]]:
         """Yield texts that together hold all positions: the view, which of the positions, and where they are in it."""
-        if self._whole is not None:
-            yield self._whole, np.arange(len(positions)), positions
+        if self.whole is not None:
+            yield self.whole, np.arange(len(positions)), positions
             return
         if not len(positions):
             return
@@ -464,7 +469,7 @@ class Reader:
             raise self.damaged("documents", "its length is not the number of documents")
         if self.starts[0] != 0 or (np.diff(self.starts) < 0).any():
             raise self.damaged("starts", "the documents' bounds are not in order")
-        if self._whole is not None and self.starts[-1] != len(self._whole.padded) - 2 * TEXT_MARGIN_BYTES:
+        if self.whole is not None and self.starts[-1] != len(self.whole.padded) - 2 * TEXT_MARGIN_BYTES:
             raise self.damaged("starts", "the documents' bounds are not those of the text")
 
 

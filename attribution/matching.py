@@ -16,19 +16,23 @@ its end, for who asks for the spans only: in how many documents a common run sta
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from attribution import kernels
 from attribution.errors import QueryError
-from attribution.fingerprint import MAX_PIECE_BYTES, K, fingerprints
+from attribution.fingerprint import MAX_PIECE_BYTES, K, fingerprints, rolling
 from attribution.format import TEXT_MARGIN_BYTES, View, padded
+from attribution.postings import words_of
 from attribution.windows import NO_SPANS, Windows
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from attribution.format import Reader
 
 I64 = npt.NDArray[np.int64]
@@ -118,16 +122,29 @@ class _Pairs:
 
 @dataclass(frozen=True, slots=True)
 class _Grams:
-    """The k-grams to look up: where in the query, by which key and period (or 0), the first posting and how many."""
+    """The k-grams to look up: where in the query, by which key and period (or 0), the first posting and how many.
+
+    `taken` of these are looked at, spread evenly; `phase` is which of each stretch of them.
+    """
 
     q: I64
     keys: npt.NDArray[np.uint32]
     period: I64
     low: I64
     counts: I64
+    taken: I64
+    phase: I64
 
     def where(self, chosen: npt.NDArray[Any] | slice) -> _Grams:
-        return _Grams(self.q[chosen], self.keys[chosen], self.period[chosen], self.low[chosen], self.counts[chosen])
+        every = self.q, self.keys, self.period, self.low, self.counts, self.taken, self.phase
+        return _Grams(*(each[chosen] for each in every))  # type: ignore[arg-type]
+
+    def sampled(self, places: int) -> _Grams:
+        """Return the k-grams, of which those with over _MANY_PLACES are looked at in so many only."""
+        taken = np.where(self.counts > _MANY_PLACES, np.minimum(self.counts, places), self.counts)
+        # So that each k-gram shows other documents.
+        phase = np.arange(len(taken)) * self.counts // max(1, len(taken))
+        return replace(self, taken=taken, phase=phase)
 
 
 def find_runs(query: U8, reader: Reader, min_bytes: int, *, spans_only: bool = False) -> Runs:
@@ -144,31 +161,25 @@ def find_runs(query: U8, reader: Reader, min_bytes: int, *, spans_only: bool = F
     """
     if len(query) > MAX_QUERY_BYTES:
         raise QueryError(f"The text has over {MAX_QUERY_BYTES >> 20} MiB of characters; check it in smaller pieces.")
-    prints = fingerprints(query, K, reader.w)
-    if not len(prints.keys):
+    lookup = _Lookup(query, padded(query), reader, min_bytes, reader.forgotten)
+    grams, windows = lookup.grams()
+    if not len(grams.q):
         return _NO_RUNS
-    low, counts = reader.postings.ranges(prints.keys)
-    if min(low.min(), counts.min()) < 0 or (low + counts).max() > reader.postings.slots:
-        raise reader.damaged("verbatim-bases", "a posting lies outside its file")
-    framed = padded(query)
-    grams = _Grams(prints.positions, prints.keys, _periods(framed, query, prints.positions, K), low, counts)
-    lookup = _Lookup(framed, reader, min_bytes, reader.forgotten)
+    counts = grams.counts
     if counts.sum() <= _MANY_CANDIDATES or len(query) > MAX_PIECE_BYTES:
         return lookup.runs(grams)
-    windows = Windows.of(query, reader.w, grams.q)
-    costs = np.where(grams.period, 0, counts)
-    needed = windows.needed(costs, min_bytes)
+    windows = windows or Windows.of(query, reader.w, grams.q)
+    needed = windows.needed(counts, min_bytes)
     many = counts > _MANY_PLACES
     if not spans_only or not many[needed].any():
         return lookup.runs(grams.where(needed))
-    first = lookup.runs(grams.where(needed), _SAMPLED_PLACES)
+    first = lookup.runs(grams.where(needed).sampled(_SAMPLED_PLACES))
     common = lookup.common(first)
     if (common == [0, len(query)]).all(axis=1).any():
         return first
-    costs[needed[~many[needed]]] = 0  # they have been looked up
-    needed = windows.needed(costs, min_bytes, common)
-    unseen = (costs > 0) | (many & (grams.period > 0))
-    return _united([first, lookup.runs(grams.where(needed[unseen[needed]]), common=common)])
+    seen = needed & ~many
+    needed = windows.needed(np.where(seen, 0, counts), min_bytes, common)
+    return _united([first, lookup.runs(grams.where(needed & ~seen & (counts > 0)), common)])
 
 
 def _united(parts: list[Runs]) -> Runs:
@@ -186,37 +197,80 @@ class _Lookup:
     """What stays the same while the k-grams of a query are looked up in an index."""
 
     query: U8
+    framed: U8
     reader: Reader
     min_bytes: int
     forgotten: npt.NDArray[np.bool_] | None
 
-    def runs(self, grams: _Grams, sampled: int | None = None, common: I64 = NO_SPANS) -> Runs:
+    def grams(self) -> tuple[_Grams, Windows | None]:
+        """Return all k-grams that were chosen of the query, and the windows that chose them, if that costs nothing."""
+        if (compiled := kernels.ready()) is not None:
+            return self._looked_up(compiled)
+        prints = fingerprints(self.query, K, self.reader.w)
+        low, counts = self.reader.postings.ranges(prints.keys)
+        if len(counts) and (min(low.min(), counts.min()) < 0 or (low + counts).max() > self.reader.postings.slots):
+            raise self.reader.damaged("verbatim-bases", "a posting lies outside its file")
+        period = _periods(self.framed, self.query, prints.positions, K)
+        return _Grams(prints.positions, prints.keys, period, low, counts, counts, low), None
+
+    def _looked_up(self, compiled: Any) -> tuple[_Grams, Windows]:  # noqa: ANN401 - a module
+        """Return what `grams` does, in one step."""
+        w, arrays = self.reader.w, self.reader.postings.arrays
+        windows = max(0, len(self.query) - K - w + 2)
+        table, keys = np.empty((5, windows), dtype=np.int64), np.empty(windows, dtype=np.uint32)
+        number = 0
+        if windows:
+            number = compiled.look_up(self.query, K, w, *rolling(K), *arrays.look_up, arrays.layout, table, keys)
+        if number == compiled.DAMAGED:
+            raise self.reader.damaged("verbatim-bases", "a posting lies outside its file")
+        q, firsts, period, low, counts = table[:, :number]
+        grams = _Grams(q, keys[:number], period, low, counts, counts, low)
+        return grams, Windows(firsts, windows, K + w - 1)
+
+    def runs(self, grams: _Grams, common: I64 = NO_SPANS) -> Runs:
         """Return the runs through some k-grams, in documents that are not forgotten.
 
-        Of a k-gram that has over _MANY_PLACES, `sampled` are looked at, spread evenly. Runs inside a `common` span may
-        be left out.
+        Runs inside a `common` span may be left out.
         """
-        taken = grams.counts
-        if sampled is not None:
-            taken = np.where(taken > _MANY_PLACES, np.minimum(taken, sampled), taken)
-        blocks = np.cumsum(taken) // _BLOCK_CANDIDATES
-        parts = []
+        blocks = np.cumsum(grams.taken) // _BLOCK_CANDIDATES
+        parts: list[Runs] = []
         for block in range(int(blocks[-1]) + 1 if len(blocks) else 0):
-            chosen = slice(*np.searchsorted(blocks, [block, block + 1]))
-            which, cells, whole = _cells(self.reader, grams.where(chosen), taken[chosen])
-            q, periods = grams.q[chosen][which], grams.period[chosen][which]
-            for view, held, places in self.reader.views(cells):
-                text = _Text(view, 1 << self.reader.postings.layout.cell_bits)
-                found = _Cells(q[held], places, whole[held], periods[held])
-                if len(common):
-                    found = found.where(_reaching_out(self.query, text, found, common))
-                runs = _runs_of(self.query, text, found, self.min_bytes, common)
-                runs[2] = view.placed(runs[2])
-                parts.append(Runs(*runs))
-        found_runs = _united(parts)
-        if self.forgotten is None:
-            return found_runs
-        return found_runs.where(~self.forgotten[self.reader.source_of(self.reader.document_of(found_runs.positions))])
+            chosen = grams.where(slice(*np.searchsorted(blocks, [block, block + 1])))
+            if (compiled := kernels.ready()) is not None and self.reader.whole is not None:
+                parts.append(self._aligned(compiled, self.reader.whole, chosen, common))
+            else:
+                parts += self._compared(chosen, common)
+        found = _united(parts)
+        if self.forgotten is None or not len(found.starts):
+            return found
+        return found.where(~self.forgotten[self.reader.source_of(self.reader.document_of(found.positions))])
+
+    def _aligned(self, compiled: Any, view: View, grams: _Grams, common: I64) -> Runs:  # noqa: ANN401 - a module
+        """Return the runs through some k-grams in an index that keeps its text."""
+        words, arrays, min_bytes = words_of(self.framed), self.reader.postings.arrays, self.min_bytes
+        text = view.padded, view.words, view.starts
+        places = grams.q, grams.period, grams.low, grams.counts, grams.taken, grams.phase
+        pairs, number = compiled.alignments(
+            self.framed, words, *text, *arrays.places, arrays.layout, grams.keys, *places, common, min_bytes, K, TEXT_MARGIN_BYTES
+        )
+        if number == compiled.DAMAGED:
+            raise self.reader.damaged("verbatim-positions", "a position lies outside the text")
+        pairs = pairs[:number]
+        pairs.sort()
+        return Runs(*compiled.extended(words, len(self.query), *text[1:], pairs, min_bytes, TEXT_MARGIN_BYTES))
+
+    def _compared(self, grams: _Grams, common: I64) -> Iterator[Runs]:
+        """Yield the runs through some k-grams, in one text after the other."""
+        which, cells, whole = _cells(self.reader, grams)
+        for view, held, places in self.reader.views(cells):
+            text = _Text(view, 1 << self.reader.postings.layout.cell_bits)
+            at = which[held]
+            found = _Cells(grams.q[at], places, whole[held], grams.period[at])
+            if len(common):
+                found = found.where(_reaching_out(self.framed, text, found, common))
+            runs = _runs_of(self.framed, text, found, self.min_bytes, common)
+            runs[2] = view.placed(runs[2])
+            yield Runs(*runs)
 
     def common(self, runs: Runs) -> I64:
         """Return the spans of the query that are common by these runs alone and lie in no other, as (start, end)."""
@@ -235,16 +289,13 @@ class _Lookup:
         return outermost
 
 
-def _cells(reader: Reader, grams: _Grams, taken: I64) -> tuple[I64, I64, npt.NDArray[np.bool_]]:
-    """Return cells of the text in which some k-grams may stand: which k-gram, the first position, if it is that.
-
-    So many as are `taken` of its postings are looked at, spread evenly.
-    """
-    which = np.repeat(np.arange(len(taken)), taken)
-    index = np.arange(len(which)) - (np.cumsum(taken) - taken)[which]
-    if (taken < grams.counts).any():
-        phase = which * grams.counts[which] // len(taken)  # so that each k-gram shows other documents
-        index = (index * grams.counts[which] + phase) // taken[which]
+def _cells(reader: Reader, grams: _Grams) -> tuple[I64, I64, npt.NDArray[np.bool_]]:
+    """Return cells of the text in which some k-grams may stand: which k-gram, the first position, if it is that."""
+    which = np.repeat(np.arange(len(grams.taken)), grams.taken)
+    index = np.arange(len(which)) - (np.cumsum(grams.taken) - grams.taken)[which]
+    if (grams.taken < grams.counts).any():
+        spread = (index * grams.counts[which] + grams.phase[which]) // grams.taken[which]
+        index = np.where((grams.taken < grams.counts)[which], spread, index)
     index += grams.low[which]
     places, same = reader.postings.places(index, grams.keys[which])
     whole = reader.postings.whole(index)
@@ -288,11 +339,11 @@ def _runs_of(query: U8, text: _Text, cells: _Cells, min_bytes: int, common: I64)
     plain = pairs.where(gram & ~periodic & _promising(same, min_bytes))
     if periodic.any():
         chosen = np.flatnonzero(gram & periodic)
-        # Of a line of dashes all places of a cell are met: one stands for its neighbours, as in `fingerprint`.
-        alone = np.ones(len(chosen), dtype=np.bool_)
-        alone[1:] = (np.diff(row[chosen]) != 0) | (np.diff(pairs.d[chosen]) > K // 2)
-        chosen = chosen[alone]
-        pairs = _realigned(query, text, pairs.where(chosen), period[chosen], min_bytes, common)
+        # Of a line of dashes all places of a cell are met: the first and the last stand for those between, and the
+        # first may lie across the end of a document, of which the last holds no more than its start.
+        edge = np.diff(row[chosen], prepend=-1) != 0
+        first, last = chosen[edge], chosen[np.append(edge[1:], [True] * (len(edge) > 0))]
+        pairs = _realigned(query, text, pairs.where(first), pairs.d[last], period[first], min_bytes, common)
         pairs = pairs.where(_promising(_around(query, pairs.q) == _around(text.padded, pairs.d), min_bytes))
         plain = _Pairs(np.concatenate([plain.q, pairs.q]), np.concatenate([plain.d, pairs.d]))
     runs = _extended(query, text, plain)
@@ -333,8 +384,7 @@ def _all(same: npt.NDArray[np.bool_], first: int, last: int) -> npt.NDArray[np.b
 
 def words_at(padded: U8, positions: I64) -> npt.NDArray[np.uint64]:
     """Return the eight bytes from each position on as one number."""
-    shape = (len(padded) - 7,)
-    return np.ndarray(shape, dtype=np.uint64, buffer=padded.data, strides=(1,))[positions + TEXT_MARGIN_BYTES]
+    return words_of(padded)[positions + TEXT_MARGIN_BYTES]
 
 
 def _around(padded: U8, positions: I64) -> npt.NDArray[np.uint64]:
@@ -450,35 +500,43 @@ def _shifted(k: int) -> I64:
     return np.where(shifted < k, shifted, index)  # what has no counterpart is compared with itself
 
 
-def _realigned(query: U8, text: _Text, pairs: _Pairs, period: I64, min_bytes: int, common: I64) -> _Pairs:
+def _realigned(  # noqa: PLR0913, PLR0917 - two regions, and what is asked of them
+    query: U8, text: _Text, pairs: _Pairs, last: I64, period: I64, min_bytes: int, common: I64
+) -> _Pairs:
     """Return the alignments of the periodic regions around q and d that a run of `min_bytes` through both can have.
+
+    `last` is a place behind d in the same region, maybe in the next document.
 
     A run that goes on beyond the start (or end) of one region goes on beyond that of the other: there the regions'
     starts (ends) coincide. Any other run is the overlap of the two regions under a shift that keeps the phase: the
     shifts nearest to coinciding starts and ends, and steps of the document's region along the query's, cover the
-    longest such overlaps and every character of them.
+    longest such overlaps and every character of them. A region that goes on from one document to the next is first
+    taken as one, which finds it where one of its parts is to be found, and then cut.
 
     Where the query's region lies in a common span, such an overlap does as well, and any other run is in it unless it
     has a byte beside the span where the regions' starts or ends coincide.
     """
-    bounds = text.bounds_of(pairs.d)
-    inside = pairs.d + K <= bounds[1]  # not so where a cell reaches into the next document
-    pairs, period, theirs = pairs.where(inside), period[inside], (bounds[0][inside], bounds[1][inside])
-    theirs = _region(text.padded, pairs.d, period, theirs, K)
     q, first, which = np.unique(pairs.q, return_index=True, return_inverse=True)
-    bounds = np.zeros_like(q), np.full_like(q, _size(query))
-    start, end = _region(query, q, period[first], bounds, K)
-    ours = start[which], end[which]
-    regions = np.stack([*ours, *theirs, period, (pairs.d - pairs.q) % period])
+    start, end = _region(query, q, period[first], K)
+    ours, theirs = (start[which], end[which]), _region(text.padded, pairs.d, period, K)
     # Nearly all lines of dashes in a corpus end here; a text that holds one is checked in 0.9 ms instead of 2.5.
     possible = _goes_on(query, text, ours, theirs)
     possible |= np.minimum(ours[1] - ours[0], theirs[1] - theirs[0]) >= min_bytes
+    chosen = np.tile(np.flatnonzero(possible), 2)
+    d = np.concatenate([pairs.d[possible], last[possible]])
+    bounds = text.bounds_of(d)
+    inside = d + K <= bounds[1]  # not so where a cell reaches into the next document
+    chosen, d, bounds = chosen[inside], d[inside], (bounds[0][inside], bounds[1][inside])
+    ours = ours[0][chosen], ours[1][chosen]
+    theirs = np.maximum(theirs[0][chosen], bounds[0]), np.minimum(theirs[1][chosen], bounds[1])
+    regions = np.stack([*ours, *theirs, period[chosen], (d - pairs.q[chosen]) % period[chosen]])
+    apart = np.ones(len(chosen), dtype=np.bool_)
     for span in common.tolist():
         beside = _goes_beside(query, text, theirs[0] - ours[0], span) | _goes_beside(
             query, text, theirs[1] - ours[1], span
         )
-        possible &= beside | (ours[0] < span[0]) | (ours[1] > span[1])
-    return _alignments(np.unique(regions[:, possible], axis=1), K)
+        apart &= beside | (ours[0] < span[0]) | (ours[1] > span[1])
+    return _alignments(np.unique(regions[:, apart], axis=1), K)
 
 
 def _goes_on(query: U8, text: _Text, ours: tuple[I64, I64], theirs: tuple[I64, I64]) -> npt.NDArray[np.bool_]:
@@ -490,11 +548,12 @@ def _goes_on(query: U8, text: _Text, ours: tuple[I64, I64], theirs: tuple[I64, I
     return same
 
 
-def _region(data: U8, start: I64, period: I64, bounds: tuple[I64, I64], k: int) -> tuple[I64, I64]:
-    """Return start and end of the longest stretch around each k-gram that keeps its period."""
-    left = _common(data, start - 1, data, start - 1 + period, start - bounds[0], -1)
-    right = _common(data, start + k, data, start + k - period, bounds[1] - start - k, 1)
-    return start - left, start + k + right
+def _region(data: U8, start: I64, period: I64, k: int) -> tuple[I64, I64]:
+    """Return start and end of the longest stretch around each k-gram that keeps its period, whatever it is part of."""
+    end = start + k
+    left = _common(data, start - 1, data, start - 1 + period, start, -1)
+    right = _common(data, end, data, end - period, _size(data) - end, 1)
+    return start - left, end + right
 
 
 def _alignments(regions: I64, k: int) -> _Pairs:
