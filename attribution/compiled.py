@@ -8,6 +8,7 @@ For questions, what `matching`, `windows` and `index` define and do with numpy, 
 
     look_up      bytes of the query ──▶ fingerprints, their periods and first windows, and which postings are theirs
     needed       windows and costs ──▶ the k-grams that are looked at
+    marks_of     a frequent k-gram's postings ──▶ a few bits of what stands beside each place, to be kept
     alignments   postings ──▶ (q, d) that may lie in a run, one after the other, without tables in between
     extended     (q, d) by diagonals ──▶ maximal runs
     held         runs ──▶ spans of whole characters that lie in no other, by the documents that hold them
@@ -31,6 +32,7 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 U64 = npt.NDArray[np.uint64]
 U32 = npt.NDArray[np.uint32]
+U16 = npt.NDArray[np.uint16]
 U8 = npt.NDArray[np.uint8]
 I64 = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
@@ -45,6 +47,7 @@ _BYTES, _WORDS = (
 )
 _FLAGS, _KEYS = types.Array(types.bool_, 1, "C", readonly=True), types.Array(types.uint32, 1, "C", readonly=True)
 _NUMBERS, _HASHES = types.Array(types.int64, 1, "C", readonly=True), types.Array(types.uint64, 1, "C", readonly=True)
+_MARKS = types.Array(types.uint16, 1, "C", readonly=True)
 _TABLE, _SPANS = types.Array(types.int64, 2, "C"), types.Array(types.int64, 2, "C", readonly=True)
 
 _TWO_BYTES, _THREE_BYTES, _FOUR_BYTES = 0xC0, 0xE0, 0xF0  # the first byte of a character that has as many
@@ -55,6 +58,8 @@ _WINDOW_MASK = 127
 _WORD = 8
 _GROUP_BUCKETS = 64
 _KEY_BITS = 32
+_BATCH = 256
+_MARK_BITS, _LOW_MARK = 8, 255
 Q_BITS = 23
 """Of a packed pair, those of the place in the query: no query is longer."""
 
@@ -269,6 +274,55 @@ def _unpacked(data: U64, index: int, bits: int) -> int:
 
 
 @_part
+def _place(postings: U64, positions: U64, layout: I64, key: int, index: int) -> int:
+    """Return the first position of a posting's cell; -1 if the remainder is not that of the key."""
+    bits, remainder_bits = layout[1], layout[2]
+    if index >= layout[5]:
+        return _unpacked(positions, index - layout[5], layout[4])
+    value, width = _unpacked(postings, index, bits), bits - remainder_bits
+    if remainder_bits:
+        fraction = np.uint64(key) * np.uint64(layout[0]) & np.uint64((1 << _KEY_BITS) - 1)
+        if value >> width != np.int64(fraction >> np.uint64(_KEY_BITS - remainder_bits)):
+            return -1
+    return (value & ((1 << width) - 1)) << layout[3]
+
+
+@_part
+def _is_known(keys: U32, taken: I64, counts: I64, marked: I64, n: int) -> bool:
+    """Return whether the places of a k-gram were looked at with those of an earlier one that is the same."""
+    for other in range(n):
+        if keys[other] == keys[n] and taken[other] == counts[other] and marked[other] < 0:
+            return True
+    return False
+
+
+@_part
+def _mark(words: U64, at: int, k: int) -> int:
+    """Return eight bits of the 16 bytes before the k-gram at a word, and, higher, eight of the 16 behind it."""
+    first, second = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F)
+    before = (words[at - _WORD] * first ^ words[at - 2 * _WORD] * second) >> np.uint64(56)
+    behind = (words[at + k] * first ^ words[at + k + _WORD] * second) >> np.uint64(56)
+    return np.int64(before | behind << np.uint64(_MARK_BITS))  # type: ignore[no-any-return]
+
+
+@_entry(_WORDS, _WORDS, _NUMBERS, _INT, _INT, _INT, _INT, _INT)
+def marks_of(  # noqa: PLR0913, PLR0917 - postings of an index
+    text_words: U64, positions: U64, layout: I64, low: int, count: int, limit: int, k: int, margin: int
+) -> U16:
+    """Return a mark of what stands beside each place of a frequent k-gram; nothing if one lies beyond the text.
+
+    Of a run of 50 bytes 16 before the k-gram or 16 behind it are the same.
+    """
+    marks = np.empty(count, dtype=np.uint16)
+    for i in range(count):
+        place = _unpacked(positions, low + i - layout[5], layout[4])
+        if place >= limit:
+            return marks[:0].copy()
+        marks[i] = _mark(text_words, place + margin, k)
+    return marks
+
+
+@_part
 def _appended(pairs: I64, number: int, q: int, d: int, base: int) -> tuple[I64, int]:
     if number == len(pairs):
         longer = np.empty(2 * number, dtype=np.int64)
@@ -355,10 +409,66 @@ def _beside(  # noqa: PLR0913, PLR0917 - two regions
     return True
 
 
+@_part
+def _realigned(  # noqa: C901, PLR0913, PLR0914, PLR0917 - two regions, and what is asked of them
+    query: U8,
+    words: U64,
+    text: U8,
+    text_words: U64,
+    starts: I64,
+    places: I64,
+    width: int,
+    q: int,
+    period: int,
+    common: I64,
+    min_bytes: int,
+    k: int,
+    margin: int,
+    pairs: I64,
+    number: int,
+) -> tuple[I64, int]:
+    """Append the alignments of periodic regions: see `matching`."""
+    end = len(text) - 2 * margin - k
+    first, second = words[q + margin], words[q + margin + _WORD]
+    ours = _region(words, q, period, len(query) - 2 * margin, k, margin)
+    theirs, possible, document = (0, 0), False, (0, 0)
+    for place in places:
+        for d in range(place, place + width):
+            if text_words[d + margin] != first or text_words[d + margin + _WORD] != second or d > end:
+                continue
+            if d < theirs[0] or d + k > theirs[1]:
+                theirs = _region(text_words, d, period, len(text) - 2 * margin, k, margin)
+                document = (0, 0)
+                same = query[ours[0] + margin - 1] == text[theirs[0] + margin - 1]
+                same |= query[ours[1] + margin] == text[theirs[1] + margin]
+                possible = same or min(ours[1] - ours[0], theirs[1] - theirs[0]) >= min_bytes
+            if not possible or (document[0] <= d and d + k <= document[1]):
+                continue
+            at = np.searchsorted(starts, d, side="right") - 1
+            if d + k > starts[at + 1]:
+                continue
+            document = starts[at], starts[at + 1]
+            there = max(theirs[0], document[0]), min(theirs[1], document[1])
+            if not _beside(query, text, ours, there, common, margin):
+                continue
+            at_start, at_end, step = there[0] - ours[0], there[1] - ours[1], (there[1] - there[0]) // period * period
+            below_start = at_start - (at_start - d + q) % period
+            below_end = at_end - (at_end - d + q) % period
+            for turn in range(4 + max(0, (at_start - at_end) // step)):
+                shift = below_start if turn < 2 else below_end  # noqa: PLR2004 - the nearest below, and above
+                shift = shift + (turn & 1) * period if turn < 4 else below_start - (turn - 3) * step  # noqa: PLR2004
+                low, high = max(ours[0], there[0] - shift), min(ours[1], there[1] - shift)
+                goes_on = shift == at_start and query[low + margin - 1] == text[low + shift + margin - 1]
+                goes_on |= shift == at_end and query[high + margin] == text[high + shift + margin]
+                if high - low >= (k if goes_on else min_bytes):
+                    pairs, number = _appended(pairs, number, low, low + shift, len(query))
+    return pairs, number
+
+
 @_entry(
     _BYTES, _WORDS, _BYTES, _WORDS, _NUMBERS,
     _WORDS, _WORDS, _NUMBERS,
-    _KEYS, _NUMBERS, _NUMBERS, _NUMBERS, _NUMBERS, _NUMBERS, _NUMBERS,
+    _KEYS, _NUMBERS, _NUMBERS, _NUMBERS, _NUMBERS, _NUMBERS, _NUMBERS, _NUMBERS, _MARKS,
     _SPANS, _INT, _INT, _INT,
 )  # fmt: skip
 def alignments(  # noqa: C901, PLR0912, PLR0913, PLR0914, PLR0917 - a loop over postings, compiled as a whole
@@ -377,80 +487,83 @@ def alignments(  # noqa: C901, PLR0912, PLR0913, PLR0914, PLR0917 - a loop over 
     counts: I64,
     taken: I64,
     phases: I64,
+    marked: I64,
+    marks: U16,
     common: I64,
     min_bytes: int,
     k: int,
     margin: int,
-) -> tuple[I64, int]:
+) -> tuple[I64, int, int]:
     """Return packed pairs that may lie in a run, and how many; DAMAGED for a place beyond the text.
 
-    Of the `counts` postings of each k-gram, from `lows` on, so many are `taken`, spread evenly from its phase on.
+    The third number says nothing: it is there so that no compiler leaves out what fetches the text ahead. Of the `counts` postings of each k-gram, from `lows` on, so many are `taken`, spread evenly from its phase on. Where it is `marked`, the number is that of the
+    first of its `marks`, and places with other marks are passed over.
     """
-    buckets, bits, remainder_bits, cell_bits = np.uint64(layout[0]), layout[1], layout[2], layout[3]
-    cell, position_bits, bucket_slots = 1 << cell_bits, layout[4], layout[5]
-    width, limit, end = bits - remainder_bits, max(1, starts[-1]), len(text) - 2 * margin - k
+    cell_bits, bucket_slots = layout[3], layout[5]
+    limit, end = max(1, starts[-1]), len(text) - 2 * margin - k
     pairs, number = np.empty(64, dtype=np.int64), 0
+    places, touched = np.empty(_BATCH, dtype=np.int64), np.uint64(0)
     for n in range(len(keys)):
-        q, period, low, count = grams[n], periods[n], lows[n], counts[n]
-        first, second = words[q + margin], words[q + margin + _WORD]
-        fraction = np.uint64(keys[n]) * buckets & np.uint64((1 << _KEY_BITS) - 1)
-        remainder = np.int64(fraction >> np.uint64(_KEY_BITS - remainder_bits))
-        ours = (q, q + k)
-        if period:
-            ours = _region(words, q, period, len(query) - 2 * margin, k, margin)
-        theirs, theirs_possible, document = (0, 0), False, (0, 0)
-        inside = False
-        for span in range(len(common)):
-            inside |= q >= common[span, 0] and q + k <= common[span, 1]
-        for i in range(taken[n]):
-            index = low + (i if taken[n] == count else (i * count + phases[n]) // taken[n])
-            if index >= bucket_slots:
-                place, places = _unpacked(positions, index - bucket_slots, position_bits), 1
-            else:
-                value = _unpacked(postings, index, bits)
-                if remainder_bits and value >> width != remainder:
+        if _is_known(keys, taken, counts, marked, n):
+            continue
+        alone, mine = marked[n] >= 0 or taken[n] < counts[n], _mark(words, grams[n] + margin, k)
+        width = 1 if lows[n] >= bucket_slots else 1 << cell_bits
+        for batch in range(0, taken[n], _BATCH):
+            held = 0
+            for i in range(batch, min(batch + _BATCH, taken[n])):
+                if marked[n] >= 0:
+                    unlike = marks[marked[n] + i] ^ mine
+                    if unlike & _LOW_MARK and unlike >> _MARK_BITS:
+                        continue
+                index = lows[n] + (i if taken[n] == counts[n] else (i * counts[n] + phases[n]) // taken[n])
+                place = _place(postings, positions, layout, keys[n], index)
+                if place >= limit:
+                    return pairs, DAMAGED, touched
+                if place >= 0:
+                    # The processor fetches many lines at once, as long as nothing depends on what is in them.
+                    touched ^= text_words[place + margin] ^ text_words[place + margin - 32] ^ text_words[place + margin + 40]
+                    places[held] = place
+                    held += 1
+            for other in range(n, len(keys)):
+                if other > n and (alone or keys[other] != keys[n]):
                     continue
-                place, places = (value & ((1 << width) - 1)) << cell_bits, cell
-            if place >= limit:
-                return pairs, DAMAGED
-            if period == 0 and places == 1 and inside and not _reaches(query, text, place - q, q, common, k, margin):
-                continue
-            for d in range(place, place + places):
-                if text_words[d + margin] != first or text_words[d + margin + _WORD] != second or d > end:
+                q, period = grams[other], periods[other]
+                if period:
+                    pairs, number = _realigned(
+                        query, words, text, text_words, starts, places[:held], width, q, period, common, min_bytes, k, margin, pairs, number
+                    )
                     continue
-                if period == 0:
-                    if _promising(words, q, text_words, d, min_bytes, k, margin):
-                        pairs, number = _appended(pairs, number, q, d, len(query))
-                    continue
-                if d < theirs[0] or d + k > theirs[1]:
-                    theirs = _region(text_words, d, period, len(text) - 2 * margin, k, margin)
-                    document = (0, 0)
-                    same = query[ours[0] + margin - 1] == text[theirs[0] + margin - 1]
-                    same |= query[ours[1] + margin] == text[theirs[1] + margin]
-                    theirs_possible = same or min(ours[1] - ours[0], theirs[1] - theirs[0]) >= min_bytes
-                if not theirs_possible or (document[0] <= d and d + k <= document[1]):
-                    continue
-                at = np.searchsorted(starts, d, side="right") - 1
-                if d + k > starts[at + 1]:
-                    continue
-                document = starts[at], starts[at + 1]
-                there = max(theirs[0], document[0]), min(theirs[1], document[1])
-                if not _beside(query, text, ours, there, common, margin):
-                    continue
-                at_start, at_end, step = there[0] - ours[0], there[1] - ours[1], (there[1] - there[0]) // period * period
-                below_start = at_start - (at_start - d + q) % period
-                below_end = at_end - (at_end - d + q) % period
-                for turn in range(4 + max(0, (at_start - at_end) // step)):
-                    shift = below_start if turn < 2 else below_end  # noqa: PLR2004 - the nearest below, and above
-                    shift = shift + (turn & 1) * period if turn < 4 else below_start - (turn - 3) * step  # noqa: PLR2004
-                    p = max(ours[0], there[0] - shift)
-                    overlap = min(ours[1], there[1] - shift) - p
-                    if overlap >= k and _promising(words, p, text_words, p + shift, min_bytes, k, margin):
-                        pairs, number = _appended(pairs, number, p, p + shift, len(query))
-    return pairs, number
+                first, second = words[q + margin], words[q + margin + _WORD]
+                inside = False
+                for span in range(len(common)):
+                    inside |= q >= common[span, 0] and q + k <= common[span, 1]
+                for i in range(held):
+                    place = places[i]
+                    if width == 1 and inside and not _reaches(query, text, place - q, q, common, k, margin):
+                        continue
+                    for d in range(place, place + width):
+                        if (
+                            text_words[d + margin] == first
+                            and text_words[d + margin + _WORD] == second
+                            and d <= end
+                            and _promising(words, q, text_words, d, min_bytes, k, margin)
+                        ):
+                            pairs, number = _appended(pairs, number, q, d, len(query))
+    return pairs, number, touched
 
 
 # --- runs and spans --------------------------------------------------------------------------------------------------
+
+
+@_part
+def _document_of(starts: I64, position: int, near: int) -> int:
+    """Return the document that a position lies in, which is not far behind another: half the time of a search in all."""
+    low = near if starts[near] <= position else 0
+    step = 1
+    while low + step < len(starts) and starts[low + step] <= position:
+        low += step
+        step *= 2
+    return low + np.searchsorted(starts[low : low + step], position, side="right") - 1  # type: ignore[no-any-return]
 
 
 @_entry(_WORDS, _INT, _WORDS, _NUMBERS, types.Array(types.int64, 1, "C"), _INT, _INT)
@@ -459,14 +572,14 @@ def extended(  # noqa: PLR0913, PLR0917 - a query and the arrays of an index
 ) -> I64:
     """Return the maximal runs of at least `min_bytes` around sorted pairs: rows (start, length, position)."""
     runs = np.empty((3, len(pairs)), dtype=np.int64)
-    number, diagonal, end = 0, np.int64(-1), np.int64(-1)
+    number, diagonal, end, document = 0, np.int64(-1), np.int64(-1), 0
     for pair in pairs:
         q = pair & ((1 << Q_BITS) - 1)
         if pair >> Q_BITS == diagonal and q < end:
             continue
         diagonal = pair >> Q_BITS
         d = diagonal - (size + 2 * margin) + q
-        document = np.searchsorted(starts, d, side="right") - 1
+        document = _document_of(starts, d, document)
         left = _common_before(words, q + margin, text_words, d + margin, min(q, d - starts[document]))
         right = _common_from(
             words, q + margin, text_words, d + margin, min(size - q, max(0, starts[document + 1] - d))

@@ -94,7 +94,7 @@ FILE_NAME = re.compile(r"[a-z_-]+-[0-9a-f]{16}\.bin")
 _REBUILD = "rebuild it with 'starcite index build'"
 _LONG = 255
 _VIEW_BYTES = 1 << 24
-_CACHED_DOCUMENTS = 64
+_RECENT_BYTES = 1 << 24
 
 Bytes = npt.NDArray[np.uint8]
 I64 = npt.NDArray[np.int64]
@@ -228,6 +228,28 @@ class View:
         return positions - self.starts[which] + self.origins[which]
 
 
+class _Recent:
+    """What was last unpacked of some documents, _RECENT_BYTES of it: text that many copy names the same few of them."""
+
+    def __init__(self) -> None:
+        self._held: OrderedDict[int, Array] = OrderedDict()
+        self._bytes, self._lock = 0, Lock()
+
+    def get(self, document: int) -> Array | None:
+        with self._lock:
+            if (found := self._held.get(document)) is not None:
+                self._held.move_to_end(document)
+            return found
+
+    def put(self, document: int, data: Array) -> None:
+        with self._lock:
+            if document not in self._held:
+                self._held[document] = data
+                self._bytes += data.nbytes
+            while self._bytes > _RECENT_BYTES:
+                self._bytes -= self._held.popitem(last=False)[1].nbytes
+
+
 class Reader:
     """An index, mapped read-only. Immutable and safe to share between threads.
 
@@ -255,8 +277,8 @@ class Reader:
         self._paths: Bytes = self._map("paths")
         self._originals: Bytes = self._map("originals")
         self.whole = View(self._map("text"), self.starts, self.starts) if self.facts.text == "raw" else None
-        self._normalised: OrderedDict[int, Bytes] = OrderedDict()
-        self._lock = Lock()
+        self._normalised, self._line_tables = _Recent(), _Recent()
+        self.marks = _Recent()
         self.sources = self._read_sources()
         self._check()
         self._watch = tombstones.Watch(folder, self.identity, len(self.sources))
@@ -380,17 +402,12 @@ class Reader:
         start, end = self.starts[document : document + 2].tolist()
         if self.whole is not None:
             return self.whole.padded[TEXT_MARGIN_BYTES + start : TEXT_MARGIN_BYTES + end]
-        with self._lock:
-            if (data := self._normalised.get(document)) is not None:
-                self._normalised.move_to_end(document)
-                return data
+        if (data := self._normalised.get(document)) is not None:
+            return data
         data = normalise.text(self.original(document)).data
         if len(data) != end - start:
             raise self.damaged("starts", "a document has another length than its text")
-        with self._lock:
-            self._normalised[document] = data
-            if len(self._normalised) > _CACHED_DOCUMENTS:
-                self._normalised.popitem(last=False)
+        self._normalised.put(document, data)
         return data
 
     def views(self, positions: I64) -> Iterator[tuple[View, I64, I64]]:
@@ -420,11 +437,15 @@ class Reader:
         return _damaged(self.folder / self._files.get(kind, {"name": HEADER})["name"], what)
 
     def _line_table(self, document: int) -> npt.NDArray[np.uint32]:
+        if (lines := self._line_tables.get(document)) is not None:
+            return lines
         data = self._slice("lines", self._lines, document).tobytes()
         try:
-            return unpacked_lines(data)
+            lines = unpacked_lines(data)
         except zlib.error as error:
             raise self.damaged("lines", "a table of lines cannot be unpacked") from error
+        self._line_tables.put(document, lines)
+        return lines
 
     def _inflated(self, kind: str, data: Bytes) -> bytes:
         try:

@@ -49,6 +49,7 @@ _BLOCK_BYTES = 1 << 20
 _MANY_CANDIDATES = 500
 _MANY_PLACES = 256
 _SAMPLED_PLACES = 64
+_MARKED_PLACES = 1024
 _ONE_BYTES = 256
 _FEW = 6  # pairs that are faster looked at one by one
 _WORDS_BESIDE = 4
@@ -73,6 +74,7 @@ class Runs:
         return Runs(self.starts[chosen], self.lengths[chosen], self.positions[chosen])
 
 
+_NO_MARKS = np.empty(0, dtype=np.uint16)
 _NO_RUNS = Runs(*np.empty((3, 0), dtype=np.int64))
 
 
@@ -250,14 +252,32 @@ class _Lookup:
         words, arrays, min_bytes = words_of(self.framed), self.reader.postings.arrays, self.min_bytes
         text = view.padded, view.words, view.starts
         places = grams.q, grams.period, grams.low, grams.counts, grams.taken, grams.phase
-        pairs, number = compiled.alignments(
-            self.framed, words, *text, *arrays.places, arrays.layout, grams.keys, *places, common, min_bytes, K, TEXT_MARGIN_BYTES
+        pairs, number, _ = compiled.alignments(
+            self.framed, words, *text, *arrays.places, arrays.layout, grams.keys, *places, *self._marks(compiled, view, grams), common, min_bytes, K, TEXT_MARGIN_BYTES
         )
         if number == compiled.DAMAGED:
             raise self.reader.damaged("verbatim-positions", "a position lies outside the text")
         pairs = pairs[:number]
         pairs.sort()
         return Runs(*compiled.extended(words, len(self.query), *text[1:], pairs, min_bytes, TEXT_MARGIN_BYTES))
+
+    def _marks(self, compiled: Any, view: View, grams: _Grams) -> tuple[I64, npt.NDArray[np.uint16]]:  # noqa: ANN401
+        """Return where the marks of each k-gram start, -1 where it has none, and the marks."""
+        at, marks, count = np.full(len(grams.q), -1), [_NO_MARKS], 0
+        frequent = (grams.counts > _MARKED_PLACES) & (grams.taken == grams.counts) & (grams.period == 0)
+        for n in np.flatnonzero(frequent).tolist():
+            key, low, places = int(grams.keys[n]), int(grams.low[n]), int(grams.counts[n])
+            if (held := self.reader.marks.get(key)) is None:
+                arrays = self.reader.postings.arrays
+                limit = max(1, int(view.starts[-1]))
+                held = compiled.marks_of(view.words, arrays.places[1], arrays.layout, low, places, limit, K, TEXT_MARGIN_BYTES)
+                if not len(held):
+                    raise self.reader.damaged("verbatim-positions", "a position lies outside the text")
+                self.reader.marks.put(key, held)
+            at[n] = count
+            marks.append(held)
+            count += places
+        return at, np.concatenate(marks) if count else _NO_MARKS
 
     def _compared(self, grams: _Grams, common: I64) -> Iterator[Runs]:
         """Yield the runs through some k-grams, in one text after the other."""
@@ -275,14 +295,17 @@ class _Lookup:
     def common(self, runs: Runs) -> I64:
         """Return the spans of the query that are common by these runs alone and lie in no other, as (start, end)."""
         bits = MAX_QUERY_BYTES.bit_length()
-        spans, which, counts = np.unique(runs.starts << bits | runs.lengths, return_inverse=True, return_counts=True)
+        every = runs.starts << bits | runs.lengths
+        spans, counts = np.unique(every, return_counts=True)
         held = []
-        for number in np.flatnonzero(counts > min(COMMON_DOCUMENTS, COMMON_SOURCES)).tolist():
-            documents = np.unique(self.reader.document_of(runs.positions[which == number]))
+        for span in spans[counts > min(COMMON_DOCUMENTS, COMMON_SOURCES)].tolist():
+            documents = np.unique(self.reader.document_of(runs.positions[every == span]))
             sources = len(np.unique(self.reader.source_of(documents)))
             if len(documents) > COMMON_DOCUMENTS or sources > COMMON_SOURCES:
-                start, length = divmod(int(spans[number]), 1 << bits)
+                start, length = divmod(span, 1 << bits)
                 held.append((start, start + length))
+        if not held:
+            return NO_SPANS
         found: I64 = np.array(held, dtype=np.int64).reshape(-1, 2)
         inside = (found[:, None, 0] >= found[:, 0]) & (found[:, None, 1] <= found[:, 1])
         outermost: I64 = found[inside.sum(axis=1) == 1]
@@ -344,7 +367,6 @@ def _runs_of(query: U8, text: _Text, cells: _Cells, min_bytes: int, common: I64)
         edge = np.diff(row[chosen], prepend=-1) != 0
         first, last = chosen[edge], chosen[np.append(edge[1:], [True] * (len(edge) > 0))]
         pairs = _realigned(query, text, pairs.where(first), pairs.d[last], period[first], min_bytes, common)
-        pairs = pairs.where(_promising(_around(query, pairs.q) == _around(text.padded, pairs.d), min_bytes))
         plain = _Pairs(np.concatenate([plain.q, pairs.q]), np.concatenate([plain.d, pairs.d]))
     runs = _extended(query, text, plain)
     return runs[:, runs[1] >= min_bytes]
@@ -520,7 +542,8 @@ def _realigned(  # noqa: PLR0913, PLR0917 - two regions, and what is asked of th
     start, end = _region(query, q, period[first], K)
     ours, theirs = (start[which], end[which]), _region(text.padded, pairs.d, period, K)
     # Nearly all lines of dashes in a corpus end here; a text that holds one is checked in 0.9 ms instead of 2.5.
-    possible = _goes_on(query, text, ours, theirs)
+    before, behind = _same_beside(query, text, ours, theirs)
+    possible = before | behind
     possible |= np.minimum(ours[1] - ours[0], theirs[1] - theirs[0]) >= min_bytes
     chosen = np.tile(np.flatnonzero(possible), 2)
     d = np.concatenate([pairs.d[possible], last[possible]])
@@ -536,16 +559,16 @@ def _realigned(  # noqa: PLR0913, PLR0917 - two regions, and what is asked of th
             query, text, theirs[1] - ours[1], span
         )
         apart &= beside | (ours[0] < span[0]) | (ours[1] > span[1])
-    return _alignments(np.unique(regions[:, apart], axis=1), K)
+    return _alignments(query, text, np.unique(regions[:, apart], axis=1), min_bytes)
 
 
-def _goes_on(query: U8, text: _Text, ours: tuple[I64, I64], theirs: tuple[I64, I64]) -> npt.NDArray[np.bool_]:
-    """Return whether the bytes before two regions, or those behind them, are the same: a run may go on there."""
-    same: npt.NDArray[np.bool_] = (
-        query[ours[0] + TEXT_MARGIN_BYTES - 1] == text.padded[theirs[0] + TEXT_MARGIN_BYTES - 1]
-    )
-    same |= query[ours[1] + TEXT_MARGIN_BYTES] == text.padded[theirs[1] + TEXT_MARGIN_BYTES]
-    return same
+def _same_beside(
+    query: U8, text: _Text, ours: tuple[I64, I64], theirs: tuple[I64, I64]
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """Return whether the bytes before two regions are the same, and those behind them: a run may go on there."""
+    before = query[ours[0] + TEXT_MARGIN_BYTES - 1] == text.padded[theirs[0] + TEXT_MARGIN_BYTES - 1]
+    behind = query[ours[1] + TEXT_MARGIN_BYTES] == text.padded[theirs[1] + TEXT_MARGIN_BYTES]
+    return before, behind
 
 
 def _region(data: U8, start: I64, period: I64, k: int) -> tuple[I64, I64]:
@@ -556,7 +579,11 @@ def _region(data: U8, start: I64, period: I64, k: int) -> tuple[I64, I64]:
     return start - left, end + right
 
 
-def _alignments(regions: I64, k: int) -> _Pairs:
+def _alignments(query: U8, text: _Text, regions: I64, min_bytes: int) -> _Pairs:
+    """Return starts of overlaps of regions, rows (ours, end, theirs, end, period, phase), that may be in a long run.
+
+    That an overlap is itself, or it begins or ends where both regions do, and the byte beside is the same as well.
+    """
     ours, our_end, theirs, their_end, period, phase = regions
     at_start, at_end = theirs - ours, their_end - our_end
     below_start = at_start - (at_start - phase) % period
@@ -568,6 +595,8 @@ def _alignments(regions: I64, k: int) -> _Pairs:
     nearest = [below_start, below_start + period, below_end, below_end + period]
     shift = np.concatenate([*nearest, below_start[which] - number * step[which]])
     which = np.concatenate([*[np.arange(len(step))] * len(nearest), which])
-    q = np.maximum(ours[which], theirs[which] - shift)
-    overlap = np.minimum(our_end[which], their_end[which] - shift) - q
-    return _Pairs(q, q + shift).where(overlap >= k)
+    low = np.maximum(ours[which], theirs[which] - shift)
+    high = np.minimum(our_end[which], their_end[which] - shift)
+    before, behind = _same_beside(query, text, (low, high), (low + shift, high + shift))
+    goes_on = (before & (shift == at_start[which])) | (behind & (shift == at_end[which]))
+    return _Pairs(low, low + shift).where(high - low >= np.where(goes_on, K, min_bytes))
