@@ -1,280 +1,65 @@
-"""Loops of plain arithmetic over bytes, compiled by numba (extra `fast`): importing this takes seconds the first time.
+"""The search for runs in few long steps, compiled by numba (extra `fast`): what `matching` and `index` do with numpy.
 
-For builds, a document at a time:
-
-    UTF-8 ──▶ normalised bytes and line table        normalised bytes ──▶ rolling hash, minimum, thinning ──▶ prints
-
-For questions, what `matching`, `windows` and `index` define and do with numpy, in fewer and longer steps:
-
-    look_up      bytes of the query ──▶ fingerprints, their periods and first windows, and which postings are theirs
-    needed       windows and costs ──▶ the k-grams that are looked at
     marks_of     a frequent k-gram's postings ──▶ a few bits of what stands beside each place, to be kept
     alignments   postings ──▶ (q, d) that may lie in a run, one after the other, without tables in between
     extended     (q, d) by diagonals ──▶ maximal runs
     held         runs ──▶ spans of whole characters that lie in no other, by the documents that hold them
 
-`kernels` says when this is used, and hands over the arrays. The signatures are fixed, so that nothing is compiled while
-someone waits. Constants of other modules come as arguments: what is cached on disk would not follow their changes.
-Here as there positions are counted from behind the margin of padded bytes; `words` are the eight bytes from each of
-their bytes on as one number.
+`kernels` says when this is used; what it is made of, and what comes before: `compiled_text`. Positions are counted from
+behind the margin of padded bytes; `words` are the eight bytes from each of their bytes on as one number.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
-
 import numpy as np
 import numpy.typing as npt
-from numba import njit, types
+from numba import types
 
-_F = TypeVar("_F", bound=Callable[..., Any])
+from attribution.compiled_text import (
+    BYTES,
+    DAMAGED,
+    INT,
+    KEYS,
+    MARKS,
+    NUMBERS,
+    SPANS,
+    WORDS,
+    entry,
+    fingerprint,
+    look_up,
+    needed,
+    normalised,
+    part,
+)
+
+__all__ = ["DAMAGED", "alignments", "extended", "fingerprint", "held", "look_up", "marks_of", "needed", "normalised"]
 
 U64 = npt.NDArray[np.uint64]
 U32 = npt.NDArray[np.uint32]
 U16 = npt.NDArray[np.uint16]
 U8 = npt.NDArray[np.uint8]
 I64 = npt.NDArray[np.int64]
-Flags = npt.NDArray[np.bool_]
 
-DAMAGED = -1
-"""What a look-up returns instead of a number when a posting leads out of its file."""
-
-_INT = types.int64
-_BYTES, _WORDS = (
-    types.Array(types.uint8, 1, "C", readonly=True),
-    types.Array(types.uint64, 1, "A", readonly=True, aligned=False),
-)
-_FLAGS, _KEYS = types.Array(types.bool_, 1, "C", readonly=True), types.Array(types.uint32, 1, "C", readonly=True)
-_NUMBERS, _HASHES = types.Array(types.int64, 1, "C", readonly=True), types.Array(types.uint64, 1, "C", readonly=True)
-_MARKS = types.Array(types.uint16, 1, "C", readonly=True)
-_TABLE, _SPANS = types.Array(types.int64, 2, "C"), types.Array(types.int64, 2, "C", readonly=True)
-
-_TWO_BYTES, _THREE_BYTES, _FOUR_BYTES = 0xC0, 0xE0, 0xF0  # the first byte of a character that has as many
-_CONTINUATION = 0x80
-_FEED, _RETURN = ord("\n"), ord("\r")
-_WINDOW_MASK = 127
-"""The last 128 hashes are kept: no window is longer."""
 _WORD = 8
-_GROUP_BUCKETS = 64
 _KEY_BITS = 32
 _BATCH = 256
 _MARK_BITS, _LOW_MARK = 8, 255
-Q_BITS = 23
+_MARKER, _CONTINUATION = 0xC0, 0x80
+_Q_BITS = 23
 """Of a packed pair, those of the place in the query: no query is longer."""
-
-
-def _entry(*signature: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:  # noqa: ANN401 - types of numba
-    """Compile for just these types; where nothing can be cached, for this process alone."""
-
-    def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-        try:
-            result: Callable[..., Any] = njit(signature, cache=True, nogil=True)(function)
-        except (RuntimeError, OSError):
-            result = njit(signature, nogil=True)(function)
-        return result
-
-    return compiled
-
-
-def _part(function: _F) -> _F:
-    """Compile as a part of what calls it."""
-    part: _F = njit(nogil=True)(function)
-    return part
-
-
-# --- documents -------------------------------------------------------------------------------------------------------
-
-
-@_entry(_BYTES, _FLAGS, _BYTES, types.Array(types.uint8, 1, "C"), types.Array(types.uint32, 1, "C"))
-def normalised(raw: U8, kept: Flags, folded: U8, data: U8, lines: U32) -> tuple[int, int]:
-    """Fill data and lines, and return how much of them: see `normalise`."""
-    size, count, i = 0, 1, 0
-    lines[0] = 0
-    while i < len(raw):
-        byte = raw[i]
-        point, width = int(byte), 1
-        if byte >= _FOUR_BYTES:
-            point, width = len(kept) - 1, 4
-        elif byte >= _THREE_BYTES:
-            point = int(byte & 15) << 12 | int(raw[i + 1] & 63) << 6 | int(raw[i + 2] & 63)
-            width = 3
-        elif byte >= _TWO_BYTES:
-            point = int(byte & 31) << 6 | int(raw[i + 1] & 63)
-            width = 2
-        if kept[min(point, len(kept) - 1)]:
-            for j in range(i, i + width):
-                data[size] = folded[raw[j]]
-                size += 1
-        elif byte == _FEED or (byte == _RETURN and not (i + 1 < len(raw) and raw[i + 1] == _FEED)):
-            lines[count] = size
-            count += 1
-        i += width
-    return size, count
-
-
-@_entry(
-    _BYTES,
-    _INT,
-    _INT,
-    _HASHES,
-    _HASHES,
-    types.Array(types.int64, 1, "C"),
-    types.Array(types.uint32, 1, "C"),
-    types.Array(types.int64, 1, "C"),
-)
-def fingerprint(  # noqa: C901, PLR0913, PLR0917 - one loop of plain arithmetic, compiled as a whole
-    data: U8, k: int, w: int, table: U64, factors: U64, positions: I64, keys: U32, firsts: I64
-) -> int:
-    """Fill positions, keys and the first window that chose each, and return how many there are: see `fingerprint`."""
-    recent = np.empty(_WINDOW_MASK + 1, dtype=np.uint64)
-    base, inverse, highest = factors
-    rolled, power = np.uint64(0), np.uint64(1)
-    for t in range(k):
-        rolled += table[data[t]] * power
-        power *= base
-    lowest, lowest_at, chosen, count = np.uint64(0), -1, -1, 0
-    for i in range(len(data) - k + 1):
-        if i:
-            rolled = (rolled - table[data[i - 1]]) * inverse + table[data[i + k - 1]] * highest
-        value = rolled
-        value ^= value >> np.uint64(30)
-        value *= np.uint64(0xBF58476D1CE4E5B9)
-        value ^= value >> np.uint64(27)
-        value *= np.uint64(0x94D049BB133111EB)
-        value ^= value >> np.uint64(31)
-        recent[i & _WINDOW_MASK] = value
-        order = value >> np.uint64(32)
-        if lowest_at < 0 or order <= lowest:
-            lowest, lowest_at = order, i
-        elif lowest_at <= i - w:  # the minimum has left the window: find the right-most of the others
-            lowest, lowest_at = order, i
-            for j in range(i - 1, i - w, -1):
-                before = recent[j & _WINDOW_MASK] >> np.uint64(32)
-                if before < lowest:
-                    lowest, lowest_at = before, j
-        if i < w - 1 or lowest_at == chosen:
-            continue
-        chosen, before_chosen = lowest_at, chosen
-        key = np.uint32(recent[chosen & _WINDOW_MASK] & np.uint64(0xFFFFFFFF))
-        same = before_chosen >= 0 and chosen - before_chosen <= k // 2
-        if same:
-            for t in range(k):
-                if data[chosen + t] != data[before_chosen + t]:
-                    same = False
-                    break
-        if not same:
-            positions[count], keys[count], firsts[count] = chosen, key, i - w + 1
-            count += 1
-    return count
-
-
-# --- which postings to look at ---------------------------------------------------------------------------------------
-
-
-@_part
-def _period(data: U8, q: int, k: int) -> int:
-    """Return the smallest period of at most k // 2 of the k-gram at q, or 0."""
-    for period in range(1, k // 2 + 1):
-        t = period
-        while t < k and data[q + t] == data[q + t - period]:
-            t += 1
-        if t == k:
-            return period
-    return 0
-
-
-@_entry(
-    _BYTES, _INT, _INT, _HASHES, _HASHES,
-    _BYTES, _NUMBERS, _KEYS, _NUMBERS, _NUMBERS,
-    _TABLE, types.Array(types.uint32, 1, "C"),
-)  # fmt: skip
-def look_up(  # noqa: PLR0913, PLR0917 - a query and the arrays of an index
-    data: U8,
-    k: int,
-    w: int,
-    table: U64,
-    factors: U64,
-    counts: U8,
-    bases: I64,
-    frequent: U32,
-    frequent_starts: I64,
-    layout: I64,
-    grams: I64,
-    keys: U32,
-) -> int:
-    """Fill keys and the rows of grams: position, first window, period, first posting, how many; return the number."""
-    buckets, slots = np.uint64(layout[0]), layout[6]
-    number = fingerprint(data, k, w, table, factors, grams[0], keys, grams[1])
-    for n in range(number):
-        grams[2, n] = _period(data, grams[0, n], k)
-        bucket = np.int64(np.uint64(keys[n]) * buckets >> np.uint64(_KEY_BITS))
-        group = bucket // _GROUP_BUCKETS
-        low, count = bases[group], np.int64(counts[bucket])
-        for i in range(group * _GROUP_BUCKETS, bucket):
-            low += counts[i]
-        at = np.searchsorted(frequent, keys[n])
-        if at < len(frequent) and frequent[at] == keys[n]:
-            low, count = frequent_starts[at], frequent_starts[at + 1] - frequent_starts[at]
-        if low < 0 or count < 0 or low + count > slots:
-            return DAMAGED
-        grams[3, n], grams[4, n] = low, count
-    return number
-
-
-@_entry(_NUMBERS, _INT, _INT, _NUMBERS, _INT, _SPANS)
-def needed(  # noqa: C901, PLR0913, PLR0917 - a dynamic programme, compiled as a whole
-    firsts: I64, windows: int, guarantee: int, costs: I64, min_bytes: int, common: I64
-) -> Flags:
-    """Return which k-grams must be looked at: see `windows.Windows.needed`."""
-    number = len(costs)
-    which = np.empty(windows, dtype=np.int64)
-    for n in range(number):
-        which[firsts[n] : firsts[n + 1] if n + 1 < number else windows] = n
-    bounds = np.zeros(number + 2, dtype=np.int64)
-    for start in range(windows + guarantee - min_bytes):
-        for span in range(len(common)):
-            if start >= common[span, 0] and start + min_bytes <= common[span, 1]:
-                break
-        else:
-            last = which[start + min_bytes - guarantee] + 2
-            bounds[last] = max(bounds[last], which[start] + 1)
-    for one in range(len(common)):
-        for other in range(len(common)):
-            before, behind = common[other, 0] - 1, common[one, 1] + 1
-            if common[one, 0] < common[other, 0] and behind - before >= min_bytes:
-                last = which[behind - guarantee] + 2
-                bounds[last] = max(bounds[last], which[before] + 1)
-    least, earlier_one = np.zeros(number + 2, dtype=np.int64), np.zeros(number + 2, dtype=np.int64)
-    for n in range(1, number + 2):
-        bounds[n] = max(bounds[n], bounds[n - 1])
-        best, best_at = least[n - 1], n - 1
-        for earlier in range(n - 2, bounds[n] - 1, -1):
-            if not costs[earlier]:
-                break
-            if least[earlier] < best:
-                best, best_at = least[earlier], earlier
-        least[n] = best + (costs[n - 1] if n <= number else 0)
-        earlier_one[n] = best_at
-    kept = costs == 0
-    n = earlier_one[number + 1]
-    while n:
-        kept[n - 1] = True
-        n = earlier_one[n]
-    return kept
 
 
 # --- places and alignments -------------------------------------------------------------------------------------------
 
 
-@_part
-def _unpacked(data: U64, index: int, bits: int) -> int:
+@part
+def _unpacked(data: U64, index: int, bits: int) -> np.int64:
     bit = index * bits
-    return np.int64(data[bit >> 3] >> np.uint64(bit & 7)) & ((1 << bits) - 1)  # type: ignore[no-any-return]
+    return np.int64(data[bit >> 3] >> np.uint64(bit & 7)) & ((1 << bits) - 1)
 
 
-@_part
-def _place(postings: U64, positions: U64, layout: I64, key: int, index: int) -> int:
+@part
+def _place(postings: U64, positions: U64, layout: I64, key: int, index: int) -> np.int64:
     """Return the first position of a posting's cell; -1 if the remainder is not that of the key."""
     bits, remainder_bits = layout[1], layout[2]
     if index >= layout[5]:
@@ -283,29 +68,29 @@ def _place(postings: U64, positions: U64, layout: I64, key: int, index: int) -> 
     if remainder_bits:
         fraction = np.uint64(key) * np.uint64(layout[0]) & np.uint64((1 << _KEY_BITS) - 1)
         if value >> width != np.int64(fraction >> np.uint64(_KEY_BITS - remainder_bits)):
-            return -1
-    return (value & ((1 << width) - 1)) << layout[3]
+            return np.int64(-1)
+    return np.int64((value & ((1 << width) - 1)) << layout[3])
 
 
-@_part
+@part
 def _is_known(keys: U32, taken: I64, counts: I64, marked: I64, n: int) -> bool:
     """Return whether the places of a k-gram were looked at with those of an earlier one that is the same."""
-    for other in range(n):
+    for other in range(n):  # noqa: SIM110 - numba compiles loops best
         if keys[other] == keys[n] and taken[other] == counts[other] and marked[other] < 0:
             return True
     return False
 
 
-@_part
-def _mark(words: U64, at: int, k: int) -> int:
+@part
+def _mark(words: U64, at: np.int64, k: int) -> np.int64:
     """Return eight bits of the 16 bytes before the k-gram at a word, and, higher, eight of the 16 behind it."""
     first, second = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F)
     before = (words[at - _WORD] * first ^ words[at - 2 * _WORD] * second) >> np.uint64(56)
     behind = (words[at + k] * first ^ words[at + k + _WORD] * second) >> np.uint64(56)
-    return np.int64(before | behind << np.uint64(_MARK_BITS))  # type: ignore[no-any-return]
+    return np.int64(before | behind << np.uint64(_MARK_BITS))
 
 
-@_entry(_WORDS, _WORDS, _NUMBERS, _INT, _INT, _INT, _INT, _INT)
+@entry(WORDS, WORDS, NUMBERS, INT, INT, INT, INT, INT)
 def marks_of(  # noqa: PLR0913, PLR0917 - postings of an index
     text_words: U64, positions: U64, layout: I64, low: int, count: int, limit: int, k: int, margin: int
 ) -> U16:
@@ -322,17 +107,17 @@ def marks_of(  # noqa: PLR0913, PLR0917 - postings of an index
     return marks
 
 
-@_part
+@part
 def _appended(pairs: I64, number: int, q: int, d: int, base: int) -> tuple[I64, int]:
     if number == len(pairs):
         longer = np.empty(2 * number, dtype=np.int64)
         longer[:number] = pairs
         pairs = longer
-    pairs[number] = (d - q + base) << Q_BITS | q
+    pairs[number] = (d - q + base) << _Q_BITS | q
     return pairs, number + 1
 
 
-@_part
+@part
 def _promising(  # noqa: PLR0913, PLR0917 - two places
     words: U64, q: int, text_words: U64, d: int, min_bytes: int, k: int, margin: int
 ) -> bool:
@@ -345,7 +130,7 @@ def _promising(  # noqa: PLR0913, PLR0917 - two places
     return before or behind
 
 
-@_part
+@part
 def _common_before(a: U64, i: int, b: U64, j: int, limit: int) -> int:
     """Return how many bytes before places i and j are the same, at most the limit."""
     common = 0
@@ -356,7 +141,7 @@ def _common_before(a: U64, i: int, b: U64, j: int, limit: int) -> int:
     return common
 
 
-@_part
+@part
 def _common_from(a: U64, i: int, b: U64, j: int, limit: int) -> int:
     """Return how many bytes from places i and j on are the same, at most the limit."""
     common = 0
@@ -367,16 +152,16 @@ def _common_from(a: U64, i: int, b: U64, j: int, limit: int) -> int:
     return common
 
 
-@_part
-def _region(words: U64, start: int, period: int, size: int, k: int, margin: int) -> tuple[int, int]:  # noqa: PLR0913, PLR0917
+@part
+def _region(words: U64, start: int, period: int, size: int, k: int, margin: int) -> tuple[int, int]:
     """Return start and end of the longest stretch around a k-gram that keeps its period, whatever it is part of."""
     left = _common_before(words, start + margin, words, start + margin + period, start)
     end = start + k
     return start - left, end + _common_from(words, end + margin, words, end + margin - period, size - end)
 
 
-@_part
-def _goes_beside(query: U8, text: U8, shift: int, low: int, high: int, margin: int) -> bool:  # noqa: PLR0913, PLR0917
+@part
+def _goes_beside(query: U8, text: U8, shift: int, low: int, high: int, margin: int) -> bool:
     for at in (low - 1, high):
         if 0 <= at < len(query) - 2 * margin:
             there = min(max(0, shift + at + margin), len(text) - 1)
@@ -385,7 +170,7 @@ def _goes_beside(query: U8, text: U8, shift: int, low: int, high: int, margin: i
     return False
 
 
-@_part
+@part
 def _reaches(query: U8, text: U8, shift: int, q: int, common: I64, k: int, margin: int) -> bool:  # noqa: PLR0913, PLR0917
     """Return whether a run through the k-gram at q may lie in none of the common spans."""
     for span in range(len(common)):
@@ -395,10 +180,8 @@ def _reaches(query: U8, text: U8, shift: int, q: int, common: I64, k: int, margi
     return True
 
 
-@_part
-def _beside(  # noqa: PLR0913, PLR0917 - two regions
-    query: U8, text: U8, ours: tuple[int, int], theirs: tuple[int, int], common: I64, margin: int
-) -> bool:
+@part
+def _beside(query: U8, text: U8, ours: tuple[int, int], theirs: tuple[int, int], common: I64, margin: int) -> bool:
     """Return whether a run through two regions may lie in none of the common spans that hold ours."""
     for span in range(len(common)):
         low, high = common[span]
@@ -409,8 +192,8 @@ def _beside(  # noqa: PLR0913, PLR0917 - two regions
     return True
 
 
-@_part
-def _realigned(  # noqa: C901, PLR0913, PLR0914, PLR0917 - two regions, and what is asked of them
+@part
+def _realigned(  # noqa: PLR0913, PLR0917 - two regions, and what is asked of them
     query: U8,
     words: U64,
     text: U8,
@@ -465,13 +248,13 @@ def _realigned(  # noqa: C901, PLR0913, PLR0914, PLR0917 - two regions, and what
     return pairs, number
 
 
-@_entry(
-    _BYTES, _WORDS, _BYTES, _WORDS, _NUMBERS,
-    _WORDS, _WORDS, _NUMBERS,
-    _KEYS, _NUMBERS, _NUMBERS, _NUMBERS, _NUMBERS, _NUMBERS, _NUMBERS, _NUMBERS, _MARKS,
-    _SPANS, _INT, _INT, _INT,
+@entry(
+    BYTES, WORDS, BYTES, WORDS, NUMBERS,
+    WORDS, WORDS, NUMBERS,
+    KEYS, NUMBERS, NUMBERS, NUMBERS, NUMBERS, NUMBERS, NUMBERS, NUMBERS, MARKS,
+    SPANS, INT, INT, INT,
 )  # fmt: skip
-def alignments(  # noqa: C901, PLR0912, PLR0913, PLR0914, PLR0917 - a loop over postings, compiled as a whole
+def alignments(  # noqa: C901, PLR0912, PLR0913, PLR0917 - a loop over postings, compiled as a whole
     query: U8,
     words: U64,
     text: U8,
@@ -493,11 +276,13 @@ def alignments(  # noqa: C901, PLR0912, PLR0913, PLR0914, PLR0917 - a loop over 
     min_bytes: int,
     k: int,
     margin: int,
-) -> tuple[I64, int, int]:
+) -> tuple[I64, int, np.uint64]:
     """Return packed pairs that may lie in a run, and how many; DAMAGED for a place beyond the text.
 
-    The third number says nothing: it is there so that no compiler leaves out what fetches the text ahead. Of the `counts` postings of each k-gram, from `lows` on, so many are `taken`, spread evenly from its phase on. Where it is `marked`, the number is that of the
-    first of its `marks`, and places with other marks are passed over.
+    The third number says nothing: it is there so that no compiler leaves out what fetches the text ahead.
+
+    Of the `counts` postings of each k-gram, from `lows` on, so many are `taken`, spread evenly from its phase on. Where
+    it is `marked`, the number is that of the first of its `marks`, and places with other marks are passed over.
     """
     cell_bits, bucket_slots = layout[3], layout[5]
     limit, end = max(1, starts[-1]), len(text) - 2 * margin - k
@@ -521,7 +306,9 @@ def alignments(  # noqa: C901, PLR0912, PLR0913, PLR0914, PLR0917 - a loop over 
                     return pairs, DAMAGED, touched
                 if place >= 0:
                     # The processor fetches many lines at once, as long as nothing depends on what is in them.
-                    touched ^= text_words[place + margin] ^ text_words[place + margin - 32] ^ text_words[place + margin + 40]
+                    touched ^= (
+                        text_words[place + margin] ^ text_words[place + margin - 32] ^ text_words[place + margin + 40]
+                    )
                     places[held] = place
                     held += 1
             for other in range(n, len(keys)):
@@ -530,7 +317,21 @@ def alignments(  # noqa: C901, PLR0912, PLR0913, PLR0914, PLR0917 - a loop over 
                 q, period = grams[other], periods[other]
                 if period:
                     pairs, number = _realigned(
-                        query, words, text, text_words, starts, places[:held], width, q, period, common, min_bytes, k, margin, pairs, number
+                        query,
+                        words,
+                        text,
+                        text_words,
+                        starts,
+                        places[:held],
+                        width,
+                        q,
+                        period,
+                        common,
+                        min_bytes,
+                        k,
+                        margin,
+                        pairs,
+                        number,
                     )
                     continue
                 first, second = words[q + margin], words[q + margin + _WORD]
@@ -555,35 +356,33 @@ def alignments(  # noqa: C901, PLR0912, PLR0913, PLR0914, PLR0917 - a loop over 
 # --- runs and spans --------------------------------------------------------------------------------------------------
 
 
-@_part
-def _document_of(starts: I64, position: int, near: int) -> int:
-    """Return the document that a position lies in, which is not far behind another: half the time of a search in all."""
-    low = near if starts[near] <= position else 0
+@part
+def _document_of(starts: I64, position: int, near: np.int64) -> np.int64:
+    """Return the document that a position lies in, which is not far behind another: quicker than a search."""
+    low = near if starts[near] <= position else np.int64(0)
     step = 1
     while low + step < len(starts) and starts[low + step] <= position:
         low += step
         step *= 2
-    return low + np.searchsorted(starts[low : low + step], position, side="right") - 1  # type: ignore[no-any-return]
+    return low + np.searchsorted(starts[low : low + step], position, side="right") - 1
 
 
-@_entry(_WORDS, _INT, _WORDS, _NUMBERS, types.Array(types.int64, 1, "C"), _INT, _INT)
+@entry(WORDS, INT, WORDS, NUMBERS, types.Array(types.int64, 1, "C"), INT, INT)
 def extended(  # noqa: PLR0913, PLR0917 - a query and the arrays of an index
     words: U64, size: int, text_words: U64, starts: I64, pairs: I64, min_bytes: int, margin: int
 ) -> I64:
     """Return the maximal runs of at least `min_bytes` around sorted pairs: rows (start, length, position)."""
     runs = np.empty((3, len(pairs)), dtype=np.int64)
-    number, diagonal, end, document = 0, np.int64(-1), np.int64(-1), 0
+    number, diagonal, end, document = 0, np.int64(-1), np.int64(-1), np.int64(0)
     for pair in pairs:
-        q = pair & ((1 << Q_BITS) - 1)
-        if pair >> Q_BITS == diagonal and q < end:
+        q = pair & ((1 << _Q_BITS) - 1)
+        if pair >> _Q_BITS == diagonal and q < end:
             continue
-        diagonal = pair >> Q_BITS
+        diagonal = pair >> _Q_BITS
         d = diagonal - (size + 2 * margin) + q
         document = _document_of(starts, d, document)
         left = _common_before(words, q + margin, text_words, d + margin, min(q, d - starts[document]))
-        right = _common_from(
-            words, q + margin, text_words, d + margin, min(size - q, max(0, starts[document + 1] - d))
-        )
+        right = _common_from(words, q + margin, text_words, d + margin, min(size - q, max(0, starts[document + 1] - d)))
         end = q + right
         if left + right >= min_bytes:
             runs[0, number], runs[1, number], runs[2, number] = q - left, left + right, d - left
@@ -591,10 +390,8 @@ def extended(  # noqa: PLR0913, PLR0917 - a query and the arrays of an index
     return runs[:, :number].copy()
 
 
-@_entry(_BYTES, _NUMBERS, _SPANS, _NUMBERS, _INT, _INT)
-def held(  # noqa: C901, PLR0913, PLR0914, PLR0917 - what one step after the other does with each run
-    data: U8, offsets: I64, runs: I64, starts: I64, min_run: int, start: int
-) -> I64:
+@entry(BYTES, NUMBERS, SPANS, NUMBERS, INT, INT)
+def held(data: U8, offsets: I64, runs: I64, starts: I64, min_run: int, start: int) -> I64:
     """Return the spans that lie in no other, with each document that holds them: see `index`.
 
     Rows, by start, descending end and document: start, end, characters, document, position of the span in it. `runs`
@@ -604,21 +401,21 @@ def held(  # noqa: C901, PLR0913, PLR0914, PLR0917 - what one step after the oth
     before = np.empty(size + 2, dtype=np.int64)  # how many characters start before each byte
     before[0] = 0
     for i in range(size):
-        before[i + 1] = before[i] + ((data[i] & _TWO_BYTES) != _CONTINUATION)
+        before[i + 1] = before[i] + ((data[i] & _MARKER) != _CONTINUATION)
     before[size + 1] = before[size] + 1
     found, number = np.empty((5, runs.shape[1]), dtype=np.int64), 0
     for n in range(runs.shape[1]):
         first, last, position = runs[0, n], runs[0, n] + runs[1, n], runs[2, n]
         # A run of bytes may begin or end inside a character: keep its whole characters.
-        while first < last and (data[first] & _TWO_BYTES) == _CONTINUATION:
+        while first < last and (data[first] & _MARKER) == _CONTINUATION:
             first, position = first + 1, position + 1
-        while last > first and last < size and (data[last] & _TWO_BYTES) == _CONTINUATION:
+        while last > first and last < size and (data[last] & _MARKER) == _CONTINUATION:
             last -= 1
         characters = before[last] - before[first]
         if characters >= min_run and offsets[last - 1] >= start:
             found[0, number], found[1, number], found[2, number], found[4, number] = first, last, characters, position
             number += 1
-    order = np.argsort((found[0, :number] << Q_BITS) + size - found[1, :number], kind="mergesort")
+    order = np.argsort((found[0, :number] << _Q_BITS) + size - found[1, :number], kind="mergesort")
     kept, count = np.empty((5, number), dtype=np.int64), 0
     first, last, document = np.int64(-1), np.int64(-1), np.int64(-1)
     for n in order:

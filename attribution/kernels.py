@@ -1,4 +1,4 @@
-"""What numba makes faster (extra `fast`): when the functions of `compiled` are there, and what serves where they are not.
+"""What numba makes faster (extra `fast`): when the functions of `compiled` are used, and what serves in their place.
 
     builds        `normalised` and `prints` load or compile them when first called
     questions     use them once they are `ready`, and numpy before: `warm` makes them so, in a thread while others ask
@@ -26,6 +26,7 @@ U64 = npt.NDArray[np.uint64]
 U32 = npt.NDArray[np.uint32]
 U8 = npt.NDArray[np.uint8]
 I64 = npt.NDArray[np.int64]
+
 
 class _Loaded:
     """The compiled functions, once all of them are there."""
