@@ -235,11 +235,11 @@ class _Lookup:
     def _marks(self, compiled: Any, view: View, grams: _Grams) -> tuple[I64, npt.NDArray[np.uint16]]:  # noqa: ANN401
         """Return where the marks of each k-gram start, -1 where it has none, and the marks."""
         at, marks, count = np.full(len(grams.q), -1), [_NO_MARKS], 0
-        frequent = (grams.counts > _MARKED_PLACES) & (grams.taken == grams.counts) & (grams.period == 0)
-        for n in np.flatnonzero(frequent).tolist():
+        arrays = self.reader.postings.arrays
+        frequent = (grams.counts > _MARKED_PLACES) & (grams.low >= arrays.layout[5])
+        for n in np.flatnonzero(frequent & (grams.taken == grams.counts) & (grams.period == 0)).tolist():
             key, low, places = int(grams.keys[n]), int(grams.low[n]), int(grams.counts[n])
             if (held := self.reader.marks.get(key)) is None:
-                arrays = self.reader.postings.arrays
                 limit = max(1, int(view.starts[-1]))
                 held = compiled.marks_of(
                     view.words, arrays.places[1], arrays.layout, low, places, limit, K, TEXT_MARGIN_BYTES
