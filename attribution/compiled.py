@@ -90,23 +90,6 @@ def _mark(words: U64, at: np.int64, k: int) -> np.int64:
     return np.int64(before | behind << np.uint64(_MARK_BITS))
 
 
-@entry(WORDS, WORDS, NUMBERS, INT, INT, INT, INT, INT)
-def marks_of(  # noqa: PLR0913, PLR0917 - postings of an index
-    text_words: U64, positions: U64, layout: I64, low: int, count: int, limit: int, k: int, margin: int
-) -> U16:
-    """Return a mark of what stands beside each place of a frequent k-gram; nothing if one lies beyond the text.
-
-    Of a run of 50 bytes 16 before the k-gram or 16 behind it are the same.
-    """
-    marks = np.empty(count, dtype=np.uint16)
-    for i in range(count):
-        place = _unpacked(positions, low + i - layout[5], layout[4])
-        if place >= limit:
-            return marks[:0].copy()
-        marks[i] = _mark(text_words, place + margin, k)
-    return marks
-
-
 @part
 def _appended(pairs: I64, number: int, q: int, d: int, base: int) -> tuple[I64, int]:
     if number == len(pairs):
@@ -158,6 +141,43 @@ def _region(words: U64, start: int, period: int, size: int, k: int, margin: int)
     left = _common_before(words, start + margin, words, start + margin + period, start)
     end = start + k
     return start - left, end + _common_from(words, end + margin, words, end + margin - period, size - end)
+
+
+@part
+def _mark_of_region(words: U64, region: tuple[int, int], margin: int) -> np.int64:
+    """Return the byte before a region and, higher, that behind it."""
+    before, behind = words[region[0] + margin - 1] & np.uint64(255), words[region[1] + margin] & np.uint64(255)
+    return np.int64(before | behind << np.uint64(_MARK_BITS))
+
+
+@entry(WORDS, INT, WORDS, NUMBERS, INT, INT, INT, INT, INT, INT)
+def marks_of(  # noqa: PLR0913, PLR0917 - postings of an index
+    text_words: U64,
+    size: int,
+    positions: U64,
+    layout: I64,
+    low: int,
+    count: int,
+    period: int,
+    limit: int,
+    k: int,
+    margin: int,
+) -> U16:
+    """Return a mark of what stands beside each place of a frequent k-gram; nothing if one lies beyond the text.
+
+    Of a run of 50 bytes 16 before the k-gram or 16 behind it are the same. Of one through a k-gram that repeats itself
+    a byte beside its region is the same, unless the run lies in the region.
+    """
+    marks = np.empty(count, dtype=np.uint16)
+    for i in range(count):
+        place = _unpacked(positions, low + i - layout[5], layout[4])
+        if place >= limit:
+            return marks[:0].copy()
+        if period and place + k <= size:
+            marks[i] = _mark_of_region(text_words, _region(text_words, place, period, size, k, margin), margin)  # type: ignore[arg-type]
+        else:
+            marks[i] = _mark(text_words, place + margin, k)
+    return marks
 
 
 @part
@@ -291,12 +311,17 @@ def alignments(  # noqa: C901, PLR0912, PLR0913, PLR0917 - a loop over postings,
     for n in range(len(keys)):
         if _is_known(keys, taken, counts, marked, n):
             continue
-        alone, mine = marked[n] >= 0 or taken[n] < counts[n], _mark(words, grams[n] + margin, k)
+        alone, is_marked, mine = marked[n] >= 0 or taken[n] < counts[n], marked[n] >= 0, np.int64(0)
+        if is_marked and periods[n]:
+            region = _region(words, grams[n], periods[n], len(query) - 2 * margin, k, margin)
+            is_marked, mine = region[1] - region[0] < min_bytes, _mark_of_region(words, region, margin)
+        elif is_marked:
+            mine = _mark(words, grams[n] + margin, k)
         width = 1 if lows[n] >= bucket_slots else 1 << cell_bits
         for batch in range(0, taken[n], _BATCH):
             held = 0
             for i in range(batch, min(batch + _BATCH, taken[n])):
-                if marked[n] >= 0:
+                if is_marked:
                     unlike = marks[marked[n] + i] ^ mine
                     if unlike & _LOW_MARK and unlike >> _MARK_BITS:
                         continue

@@ -17,7 +17,7 @@ its end, for who asks for the spans only: in how many documents a common run sta
 `alignment` has the steps that read text. Where `kernels` are ready and an index keeps its text, compiled loops take
 their place, and of a k-gram in over a thousand places it is remembered, in 16 bits each, what stands beside them: a run
 has the 16 bytes before or those behind as well, so that of the places that have neither none is read again. The runs
-are the same.
+are the same. Beside a k-gram that repeats itself it is the bytes beside its region.
 """
 
 from __future__ import annotations
@@ -237,13 +237,14 @@ class _Lookup:
         at, marks, count = np.full(len(grams.q), -1), [_NO_MARKS], 0
         arrays = self.reader.postings.arrays
         frequent = (grams.counts > _MARKED_PLACES) & (grams.low >= arrays.layout[5])
-        for n in np.flatnonzero(frequent & (grams.taken == grams.counts) & (grams.period == 0)).tolist():
+        for n in np.flatnonzero(frequent & (grams.taken == grams.counts)).tolist():
             key, low, places = int(grams.keys[n]), int(grams.low[n]), int(grams.counts[n])
             if (held := self.reader.marks.get(key)) is None:
                 limit = max(1, int(view.starts[-1]))
                 held = compiled.marks_of(
-                    view.words, arrays.places[1], arrays.layout, low, places, limit, K, TEXT_MARGIN_BYTES
-                )
+                    view.words, len(view.padded) - 2 * TEXT_MARGIN_BYTES, arrays.places[1], arrays.layout,
+                    low, places, int(grams.period[n]), limit, K, TEXT_MARGIN_BYTES,
+                )  # fmt: skip
                 if not len(held):
                     raise self.reader.damaged("verbatim-positions", "a position lies outside the text")
                 self.reader.marks.put(key, held)
