@@ -54,7 +54,7 @@ from attribution.errors import IndexFormatError, IndexVersionError
 from attribution.fingerprint import GUARANTEES, K
 from attribution.lexemes import LEXER_VERSION
 from attribution.normalise import NORMALISER_VERSION
-from attribution.postings import Postings, PostingsLayout, file_kinds
+from attribution.postings import Postings, PostingsLayout, file_kinds, words_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -94,7 +94,7 @@ FILE_NAME = re.compile(r"[a-z_-]+-[0-9a-f]{16}\.bin")
 _REBUILD = "rebuild it with 'starcite index build'"
 _LONG = 255
 _VIEW_BYTES = 1 << 24
-_CACHED_DOCUMENTS = 64
+_RECENT_BYTES = 1 << 24
 
 Bytes = npt.NDArray[np.uint8]
 I64 = npt.NDArray[np.int64]
@@ -199,7 +199,7 @@ def unpacked_lines(data: bytes) -> npt.NDArray[np.uint32]:
     return np.concatenate([np.zeros(1, dtype=np.uint32), ends])
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class View:
     """Normalised text of some documents, to be compared: `padded` between margins, `starts` of each document in it.
 
@@ -211,6 +211,11 @@ class View:
     origins: I64
     documents: I64 | None = None
 
+    @cached_property
+    def words(self) -> npt.NDArray[np.uint64]:
+        """The eight bytes from each byte of `padded` on as one number."""
+        return words_of(self.padded)
+
     def document_of(self, positions: I64) -> I64:
         """Return the place in the view of the document that each position lies in."""
         return np.searchsorted(self.starts, positions, side="right") - 1
@@ -221,6 +226,28 @@ class View:
             return positions
         which = self.document_of(positions)
         return positions - self.starts[which] + self.origins[which]
+
+
+class _Recent:
+    """What was last unpacked of some documents, _RECENT_BYTES of it: text that many copy names the same few of them."""
+
+    def __init__(self) -> None:
+        self._held: OrderedDict[int, Array] = OrderedDict()
+        self._bytes, self._lock = 0, Lock()
+
+    def get(self, document: int) -> Array | None:
+        with self._lock:
+            if (found := self._held.get(document)) is not None:
+                self._held.move_to_end(document)
+            return found
+
+    def put(self, document: int, data: Array) -> None:
+        with self._lock:
+            if document not in self._held:
+                self._held[document] = data
+                self._bytes += data.nbytes
+            while self._bytes > _RECENT_BYTES:
+                self._bytes -= self._held.popitem(last=False)[1].nbytes
 
 
 class Reader:
@@ -249,9 +276,9 @@ class Reader:
         self._lines: Bytes = self._map("lines")
         self._paths: Bytes = self._map("paths")
         self._originals: Bytes = self._map("originals")
-        self._whole = View(self._map("text"), self.starts, self.starts) if self.facts.text == "raw" else None
-        self._normalised: OrderedDict[int, Bytes] = OrderedDict()
-        self._lock = Lock()
+        self.whole = View(self._map("text"), self.starts, self.starts) if self.facts.text == "raw" else None
+        self._normalised, self._line_tables = _Recent(), _Recent()
+        self.marks = _Recent()
         self.sources = self._read_sources()
         self._check()
         self._watch = tombstones.Watch(folder, self.identity, len(self.sources))
@@ -373,25 +400,20 @@ class Reader:
     def normalised(self, document: int) -> Bytes:
         """Return a document's normalised text."""
         start, end = self.starts[document : document + 2].tolist()
-        if self._whole is not None:
-            return self._whole.padded[TEXT_MARGIN_BYTES + start : TEXT_MARGIN_BYTES + end]
-        with self._lock:
-            if (data := self._normalised.get(document)) is not None:
-                self._normalised.move_to_end(document)
-                return data
+        if self.whole is not None:
+            return self.whole.padded[TEXT_MARGIN_BYTES + start : TEXT_MARGIN_BYTES + end]
+        if (data := self._normalised.get(document)) is not None:
+            return data
         data = normalise.text(self.original(document)).data
         if len(data) != end - start:
             raise self.damaged("starts", "a document has another length than its text")
-        with self._lock:
-            self._normalised[document] = data
-            if len(self._normalised) > _CACHED_DOCUMENTS:
-                self._normalised.popitem(last=False)
+        self._normalised.put(document, data)
         return data
 
     def views(self, positions: I64) -> Iterator[tuple[View, I64, I64]]:
         """Yield texts that together hold all positions: the view, which of the positions, and where they are in it."""
-        if self._whole is not None:
-            yield self._whole, np.arange(len(positions)), positions
+        if self.whole is not None:
+            yield self.whole, np.arange(len(positions)), positions
             return
         if not len(positions):
             return
@@ -415,11 +437,15 @@ class Reader:
         return _damaged(self.folder / self._files.get(kind, {"name": HEADER})["name"], what)
 
     def _line_table(self, document: int) -> npt.NDArray[np.uint32]:
+        if (lines := self._line_tables.get(document)) is not None:
+            return lines
         data = self._slice("lines", self._lines, document).tobytes()
         try:
-            return unpacked_lines(data)
+            lines = unpacked_lines(data)
         except zlib.error as error:
             raise self.damaged("lines", "a table of lines cannot be unpacked") from error
+        self._line_tables.put(document, lines)
+        return lines
 
     def _inflated(self, kind: str, data: Bytes) -> bytes:
         try:
@@ -464,7 +490,7 @@ class Reader:
             raise self.damaged("documents", "its length is not the number of documents")
         if self.starts[0] != 0 or (np.diff(self.starts) < 0).any():
             raise self.damaged("starts", "the documents' bounds are not in order")
-        if self._whole is not None and self.starts[-1] != len(self._whole.padded) - 2 * TEXT_MARGIN_BYTES:
+        if self.whole is not None and self.starts[-1] != len(self.whole.padded) - 2 * TEXT_MARGIN_BYTES:
             raise self.damaged("starts", "the documents' bounds are not those of the text")
 
 

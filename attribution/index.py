@@ -10,7 +10,7 @@ from urllib.parse import quote
 import numpy as np
 import numpy.typing as npt
 
-from attribution import normalise
+from attribution import kernels, normalise
 from attribution.commonplace import commonplace
 from attribution.errors import IndexFormatError, QueryError
 from attribution.format import Reader
@@ -278,6 +278,9 @@ def _find(reader: Reader, normalised: normalise.Normalised, min_run: int, start:
     runs = find_runs(normalised.data, reader, min_run, spans_only=True)
     if not len(runs.starts):
         return []
+    if (compiled := kernels.ready()) is not None:
+        rows = compiled.held(normalised.data, normalised.offsets, np.array(runs.columns), reader.starts, min_run, start)
+        return _spans(reader, rows)
     # A run of bytes may begin or end inside a character: keep its whole characters.
     first_bytes = np.append(np.flatnonzero(normalise.starts_character(normalised.data)), len(normalised.data))
     first = np.searchsorted(first_bytes, runs.starts, side="left")
@@ -293,21 +296,24 @@ def _find(reader: Reader, normalised: normalise.Normalised, min_run: int, start:
     longer = ends > np.concatenate([[-1], np.maximum.accumulate(ends)[:-1]])
     holder = np.flatnonzero(longer)[np.cumsum(longer) - 1]
     kept = (starts == starts[holder]) & (ends == ends[holder])
-    return _grouped(reader, starts[kept], ends[kept], characters[kept], positions[kept])
-
-
-def _grouped(reader: Reader, starts: I64, ends: I64, characters: I64, positions: I64) -> list[_Found]:
-    edges = np.flatnonzero((np.diff(starts) != 0) | (np.diff(ends) != 0)) + 1
+    starts, ends, characters, positions = starts[kept], ends[kept], characters[kept], positions[kept]
     documents = reader.document_of(positions)
+    first = np.ones(len(documents), dtype=np.bool_)  # of each document, whose places are ascending
+    first[1:] = (np.diff(documents) != 0) | (np.diff(starts) != 0) | (np.diff(ends) != 0)
+    return _spans(reader, np.stack([starts, ends, characters, documents, positions])[:, first])
+
+
+def _spans(reader: Reader, rows: I64) -> list[_Found]:
+    """Return the spans of rows (start, end, characters, document, position), of which equal spans are neighbours."""
+    starts, ends, characters, documents, positions = rows
+    edges = (np.flatnonzero((np.diff(starts) != 0) | (np.diff(ends) != 0)) + 1).tolist() if len(starts) > 1 else []
+    sources = reader.source_of(documents)
     found = []
-    for low, high in zip([0, *edges.tolist()], [*edges.tolist(), len(starts)], strict=True):
-        held = documents[low:high]  # ascending, as positions are
-        first = np.concatenate([_TRUE, held[1:] != held[:-1]])
-        held = held[first]
-        span = int(starts[low]), int(ends[low]), int(characters[low])
-        places = positions[low:high][first]
-        stops = places + span[1] - span[0]
-        found.append(_Found(*span, reader, held, places, stops, reader.source_of(held)))
+    for low, high in zip([0, *edges], [*edges, len(starts)], strict=True):
+        if low < high:
+            start, end, places = int(starts[low]), int(ends[low]), positions[low:high]
+            about = reader, documents[low:high], places, places + (end - start), sources[low:high]
+            found.append(_Found(start, end, int(characters[low]), *about))
     return found
 
 

@@ -26,7 +26,8 @@ text is compressed.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -87,11 +88,15 @@ def pack(values: U64, bits: int) -> U64:
     return words.reshape(-1)
 
 
+def words_of(data: U8) -> U64:
+    """Return the eight bytes from each byte on as one number, of shape (n - 7,), without a copy."""
+    return np.ndarray((len(data) - 7,), dtype="<u8", buffer=data.data, strides=(1,))
+
+
 def unpack(data: U8, index: I64, bits: int) -> I64:
     """Return the values at some places of a stream of bits that eight bytes follow."""
     bit = index * bits
-    words: U64 = np.ndarray((len(data) - 7,), dtype="<u8", buffer=data.data, strides=(1,))
-    values: I64 = (words[bit >> 3] >> (bit & 7).view(np.uint64)).view(np.int64) & ((1 << bits) - 1)
+    values: I64 = (words_of(data)[bit >> 3] >> (bit & 7).view(np.uint64)).view(np.int64) & ((1 << bits) - 1)
     return values
 
 
@@ -200,7 +205,18 @@ class PostingsWriter:
         self._emit(f"{self._stream}-{part}", data if isinstance(data, bytes) else data.tobytes())
 
 
-@dataclass(frozen=True, slots=True)
+class Arrays(NamedTuple):
+    """The arrays of a stream as the compiled code takes them: those to look up keys in, and those of places.
+
+    `layout` holds numbers: buckets, bits, remainder bits, cell bits, position bits, slots of the buckets, all slots.
+    """
+
+    look_up: tuple[U8, I64, U32, I64]
+    places: tuple[U64, U64]
+    layout: I64
+
+
+@dataclass(frozen=True)
 class Postings:
     """The mapped postings of a stream."""
 
@@ -216,6 +232,17 @@ class Postings:
     def mapped(cls, layout: PostingsLayout, stream: str, mapping: Callable[[str], npt.NDArray[Any]]) -> Postings:
         """Map the files of a stream; `mapping(kind)` returns one as an array."""
         return cls(layout, *(mapping(kind) for kind in file_kinds(stream)))
+
+    @cached_property
+    def arrays(self) -> Arrays:
+        """The arrays as the compiled code takes them."""
+        layout = self.layout
+        bits = layout.bits, layout.remainder_bits, layout.cell_bits, layout.position_bits
+        return Arrays(
+            (self.counts, self.bases.view(np.int64), self.frequent, self.frequent_starts.view(np.int64)),
+            (words_of(self.postings), words_of(self.positions)),
+            np.array([layout.buckets, *bits, self._bucket_slots, self.slots]),
+        )
 
     @property
     def slots(self) -> int:

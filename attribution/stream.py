@@ -22,11 +22,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from attribution import normalise
+from attribution.alignment import words_at
 from attribution.errors import QueryError
 from attribution.fingerprint import chosen_of_window
 from attribution.format import TEXT_MARGIN_BYTES
 from attribution.index import search
-from attribution.matching import find_runs, words_at
+from attribution.matching import find_runs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

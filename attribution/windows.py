@@ -14,49 +14,50 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from attribution import kernels
 from attribution.fingerprint import K, first_windows
 
 I64 = npt.NDArray[np.int64]
 U8 = npt.NDArray[np.uint8]
+Flags = npt.NDArray[np.bool_]
 
 NO_SPANS = np.empty((0, 2), dtype=np.int64)
 
 
 @dataclass(frozen=True, slots=True)
 class Windows:
-    """The windows of a query: `choices`, what they chose, numbered in order; `which` of them each window chose.
+    """The windows of a query: `firsts`, the first window that chose each fingerprint or one that it stands for.
 
-    `choices` are the numbers of fingerprints, -1 for one that was thinned. A window has as many bytes as `guarantee`.
+    What was thinned is in one periodic region with what it repeats, and is found from there. `count` windows in all, of
+    `guarantee` bytes each.
     """
 
-    choices: I64
-    which: I64
+    firsts: I64
+    count: int
     guarantee: int
 
     @classmethod
     def of(cls, query: U8, w: int, q: I64) -> Windows:
         """Return the windows of at most MAX_PIECE_BYTES, of which fingerprints were chosen at `q`."""
         chosen, firsts = first_windows(query, K, w)
-        at = np.minimum(np.searchsorted(q, chosen), len(q) - 1)
-        count = len(query) - K - w + 2
-        which = np.repeat(np.arange(len(chosen)), np.diff(firsts, append=count))
-        return cls(np.where(q[at] == chosen, at, -1), which, K + w - 1)
+        return cls(firsts[np.searchsorted(chosen, q)], len(query) - K - w + 2, K + w - 1)
 
-    def needed(self, costs: I64, min_bytes: int, common: I64 = NO_SPANS) -> I64:
+    def needed(self, costs: I64, min_bytes: int, common: I64 = NO_SPANS) -> Flags:
         """Return which of the fingerprints must be looked at to find all runs of `min_bytes`: those that cost least.
 
         The windows that lie in such a run are neighbours, and each chose one k-gram that the document has as well: one
-        of these k-grams is enough. What costs nothing is not left out, nor what was thinned or repeats itself.
-        A licence's text, in thousands of documents, is looked up in a third of the time.
+        of these k-grams is enough. What costs nothing is not left out. A licence's text, in thousands of documents, is
+        looked up in a third of the time; so is code between lines of dashes.
 
         Runs inside one of the `common` spans, rows (start, end) that do not hold each other, need not be found.
         """
+        if compiled := kernels.ready():
+            kept: Flags = compiled.needed(self.firsts, self.count, self.guarantee, costs, min_bytes, common)
+            return kept
+        kept = costs == 0
         first, last = self._wanted(min_bytes, common)
-        kept = set(np.flatnonzero(costs == 0).tolist())
-        if not len(first):
-            return np.array(sorted(kept), dtype=np.int64)
-        cost = [*np.where(self.choices >= 0, costs[self.choices], 0).tolist(), 0]
-        # The choices are counted from 1. Between the n-th and the one before it that is looked at there is no run.
+        cost = [*costs.tolist(), 0]
+        # The fingerprints are counted from 1. Between the n-th and the one before it that is looked at there is no run.
         lowest = np.zeros(len(cost) + 1, dtype=np.int64)
         np.maximum.at(lowest, last + 2, first + 1)
         bounds = np.maximum.accumulate(lowest).tolist()
@@ -72,22 +73,22 @@ class Windows:
             before.append(best_last)
         number = before[-1]
         while number:
-            if cost[number - 1]:
-                kept.add(int(self.choices[number - 1]))
+            kept[number - 1] = True
             number = before[number]
-        return np.array(sorted(kept), dtype=np.int64)
+        return kept
 
     def _wanted(self, min_bytes: int, common: I64) -> tuple[I64, I64]:
-        """Return the first and last choices of stretches one of which every run holds that is to be found.
+        """Return the first and last fingerprints of stretches one of which every run holds that is to be found.
 
         That are all stretches of `min_bytes` that lie in no common span. A longer run of which each such stretch lies
         in one, but never the whole, goes from before one span to behind another that began before.
         """
-        starts = np.arange(len(self.which) + self.guarantee - min_bytes)
+        which = np.repeat(np.arange(len(self.firsts)), np.diff(self.firsts, append=self.count))
+        starts = np.arange(self.count + self.guarantee - min_bytes)
         inside = (starts[:, None] >= common[:, 0]) & (starts[:, None] + min_bytes <= common[:, 1])
         starts = starts[~inside.any(axis=1)]
         before, behind = common[:, 0] - 1, common[:, 1] + 1
         across = np.nonzero((common[:, None, 0] < common[:, 0]) & (behind[:, None] - before >= min_bytes))
         firsts = np.concatenate([starts, before[across[1]]])
         ends = np.concatenate([starts + min_bytes, behind[across[0]]])
-        return self.which[firsts], self.which[ends - self.guarantee]
+        return which[firsts], which[ends - self.guarantee]

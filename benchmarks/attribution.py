@@ -29,6 +29,7 @@ import numpy as np
 # Not this folder, whose attribution.py would be taken for our package of that name.
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
+from attribution import kernels  # noqa: E402 - see above
 from attribution.build import build_documents  # noqa: E402 - see above
 from attribution.index import Index  # noqa: E402 - see above
 from benchmarks.peers import corpora, engines, quality, samples, speed  # noqa: E402 - see above
@@ -75,6 +76,7 @@ class Run:
         self.result["machine"] = {
             "cpu": f"{platform.machine()}, {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f} at the start",
             "python": f"{platform.python_version()}, numpy {np.__version__}",
+            "checks": "compiled" if kernels.warm() else "numpy: numba is not installed",
         }
         print("fetching what is not there yet", file=sys.stderr)
         found = corpora.packages(2 * max(self.megabytes, *self.sizes) * 1_000_000)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import threading
 from typing import TYPE_CHECKING, Any
 
 from lsprotocol import types
@@ -23,6 +24,7 @@ from pygls.protocol import (
     lsp_method,
 )
 
+from attribution import kernels
 from lsp_server import __version__, prompt
 from lsp_server.documents import Change, Position, Snapshot
 from lsp_server.report import named_licenses
@@ -285,6 +287,8 @@ def _warm(ls: StarciteServer) -> None:
     async def connect() -> None:
         ls.show_status(Status("starting", ls.session.model, _index_names(ls), "The model is loading."))
         ls.session.corpora.open()
+        if ls.session.index_folders():  # numpy answers until it is loaded, which takes a second, or longer once
+            threading.Thread(target=kernels.warm, name="kernels", daemon=True).start()
         try:
             client = await ls.session.client(ls.session.model)
             await client.loaded()

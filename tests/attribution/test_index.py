@@ -14,8 +14,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from attribution import alignment, kernels, matching, normalise, postings
 from attribution import index as index_module
-from attribution import matching, normalise, postings
 from attribution.build import build_documents
 from attribution.documents import Document
 from attribution.errors import QueryError
@@ -84,6 +84,17 @@ def corpora(draw: st.DrawFn, *, periodic: bool) -> tuple[str, list[str]]:
     return draw(laid_out), draw(st.lists(laid_out, min_size=1, max_size=4))
 
 
+def asked(indexes: Sequence[Index], text: str, **options: Any) -> list[Match]:  # noqa: ANN401 - those of `search`
+    """Search by numpy and, where numba is installed, by what it compiles: both say the same."""
+    kernels.warm()
+    fast = search(indexes, text, **options)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernels, "ready", lambda: None)
+        plain = search(indexes, text, **options)
+    assert fast == plain
+    return plain
+
+
 def matches(text: str, documents: Sequence[str], least: int, guarantee: int = 50, kept: str = "raw") -> list[Match]:
     """Index documents and search a text in them; check what must hold for each match by itself."""
     with tempfile.TemporaryDirectory() as folder:
@@ -91,7 +102,7 @@ def matches(text: str, documents: Sequence[str], least: int, guarantee: int = 50
         build_documents(found, Path(folder) / "index", guarantee=guarantee, text=kept)
         with Index.open(Path(folder) / "index") as index:
             index.verify()
-            result = index.matches(text, min_run=least)
+            result = asked([index], text, min_run=least)
     for match in result:
         check(match, text, documents, least)
     return result
@@ -135,7 +146,7 @@ FEW = settings(
     corpus=corpora(periodic=False),
     least=st.sampled_from([50, 51, 64, 80, 100]),
     kept=st.sampled_from(TEXT_MODES),
-    one_by_one=st.sampled_from([0, matching._FEW]),
+    one_by_one=st.sampled_from([0, alignment._FEW]),
     many=st.sampled_from([0, matching._MANY_CANDIDATES]),
 )
 def test_spans_are_exactly_the_oracle_s(
@@ -146,7 +157,7 @@ def test_spans_are_exactly_the_oracle_s(
     if any(repeats_itself(each) for each in (text, *documents)):
         return
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(matching, "_FEW", one_by_one)
+        patch.setattr(alignment, "_FEW", one_by_one)
         patch.setattr(matching, "_MANY_CANDIDATES", many)
         found = matches(text, documents, least, kept=kept)
     expected = maximal(set().union(*(oracle(text, document, least) for document in documents)))
@@ -211,6 +222,7 @@ def small_thresholds(patch: pytest.MonkeyPatch, places: int, sampled: int, commo
     least=st.sampled_from([50, 51, 64, 80, 100]),
     kept=st.sampled_from(TEXT_MODES),
     places=st.integers(0, 3),
+    marked=st.sampled_from([0, 1 << 20]),
     sampled=st.integers(1, 4),
     common=st.integers(0, 3),
     sources=st.integers(1, 12),
@@ -222,6 +234,7 @@ def test_common_runs_hide_no_other(  # noqa: PLR0913, PLR0917 - all that the loo
     least: int,
     kept: str,
     places: int,
+    marked: int,
     sampled: int,
     common: int,
     sources: int,
@@ -236,6 +249,7 @@ def test_common_runs_hide_no_other(  # noqa: PLR0913, PLR0917 - all that the loo
     held = [Document(each, f"{n}.py", records[n % sources]) for n, each in enumerate(documents)]
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
         small_thresholds(patch, places, sampled, common)
+        patch.setattr(matching, "_MARKED_PLACES", marked)
         halves = [held, held[: -(-len(held) // 2)]]
         for number, half in enumerate(halves):
             build_documents(half, Path(folder) / str(number), text=kept)
@@ -244,10 +258,10 @@ def test_common_runs_hide_no_other(  # noqa: PLR0913, PLR0917 - all that the loo
                 forget(Path(folder) / str(number), Path(folder) / "optouts.json")
         with Index.open(Path(folder) / "0") as index, Index.open(Path(folder) / "1") as other:
             for indexes in ([index], [index, other]):
-                found = search(indexes, text, min_run=least, start=start)
+                found = asked(indexes, text, min_run=least, start=start)
                 with pytest.MonkeyPatch.context() as plain:
                     plain.setattr(matching, "_MANY_PLACES", 1 << 20)
-                    expected = search(indexes, text, min_run=least, start=start)
+                    expected = asked(indexes, text, min_run=least, start=start)
                 spans = [(match.start, match.end, match.run, match.classification) for match in expected]
                 assert [(match.start, match.end, match.run, match.classification) for match in found] == spans
                 assert not (forgotten and "o0/r" in {source.name for match in found for source in match.sources})
@@ -339,6 +353,22 @@ def test_a_run_that_goes_on_beyond_dashes_is_whole() -> None:
     assert len(found) == 2  # the text before with the dashes, and the dashes with the text behind
 
 
+@pytest.mark.parametrize("offset", range(8))
+@pytest.mark.parametrize("dashes", [16, 18, 23, 70])
+@pytest.mark.parametrize("before", [2, 20])
+def test_dashes_across_the_end_of_a_document(offset: int, dashes: int, before: int) -> None:
+    """A document that begins with dashes is found, though the one before it ends with some: both in one cell."""
+    rng = random.Random(offset)  # noqa: S311
+    body, other = ("".join(rng.choice("abcdefgh") for _ in range(100 + offset)) for _ in range(2))
+    text = "-" * dashes + body
+    documents = [other + "-" * before, text]
+    (found,) = matches(text, documents, 50)
+    assert found.run == len(text)
+    ends = [documents[1] + "-" * dashes, "-" * before + other]
+    (found,) = matches(body + "-" * dashes, ends, 50)
+    assert found.run == len(body) + dashes
+
+
 def test_only_matches_that_reach_into_the_suggestion() -> None:
     """With `start`, matches that end before it are left out, and offsets stay those of the whole text."""
     rng = random.Random(5)  # noqa: S311
@@ -385,10 +415,10 @@ def test_two_indexes_are_searched_as_one() -> None:
         build_documents([Document(run, "a.py", SOURCE), Document(run, "b.py", other)], Path(folder) / "two")
         build_documents([Document(run + more, "c.py", other)], Path(folder) / "three", guarantee=100)
         with Index.open(Path(folder) / "one") as one, Index.open(Path(folder) / "two") as two:
-            (match,) = search([one, two], run)
+            (match,) = asked([one, two], run)
             assert (match.source_count, [source.path for source in match.sources]) == (2, ["b.py", "a.py"])
             with Index.open(Path(folder) / "three") as three:
-                (match,) = search([one, two, three], run + more, min_run=100)
+                (match,) = asked([one, two, three], run + more, min_run=100)
                 assert (match.run, match.source_count) == (160, 1)
 
 
@@ -447,12 +477,12 @@ def test_a_common_gram_is_followed_everywhere(kept: str, guarantee: int, monkeyp
     with tempfile.TemporaryDirectory() as folder:
         build_documents(documents, Path(folder) / "i", guarantee=guarantee, text=kept)
         with Index.open(Path(folder) / "i") as index:
-            (match,) = index.matches(f"!{header}!", min_run=100)
+            (match,) = asked([index], f"!{header}!", min_run=100)
             assert COMMON_DOCUMENTS < match.source_count <= 601
             assert match.classification == "common"
             every = find_runs(normalise.text(header).data, index.reader, 100)
             assert len(np.unique(index.reader.document_of(every.positions))) == 601
-            (match,) = index.matches(header + tail, min_run=100)
+            (match,) = asked([index], header + tail, min_run=100)
             assert [source.path for source in match.sources] == ["whole.py"]
 
 
@@ -470,6 +500,7 @@ def test_common_text_is_looked_at_in_few_places(monkeypatch: pytest.MonkeyPatch)
         return places(self, index, keys)
 
     monkeypatch.setattr(postings.Postings, "places", counted)
+    monkeypatch.setattr(kernels, "ready", lambda: None)
     with tempfile.TemporaryDirectory() as folder:
         build_documents(documents, Path(folder) / "i")
         with Index.open(Path(folder) / "i") as index:

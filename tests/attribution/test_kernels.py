@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -76,7 +77,49 @@ def test_without_numba_numpy_serves(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_questions_do_not_load_numba() -> None:
-    """What the language server imports to check a text does not import numba."""
-    code = "import sys, lsp_server.attribute, attribution.index; print('numba' in sys.modules)"
+    """What the language server imports to check a text does not import numba; once it is warm, questions use it."""
+    code = """if True:
+        import sys, lsp_server.attribute, attribution.index
+        from attribution import kernels
+        print('numba' in sys.modules, kernels.ready() is None, kernels.warm(), kernels.ready() is None)"""
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert run.stdout.strip() == "False"
+    assert run.stdout.split() == ["False", "True", "True", "False"]
+
+
+def test_a_numba_that_does_not_work_is_as_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever goes wrong while it is loaded, nothing is raised, and numpy goes on serving."""
+    monkeypatch.setitem(sys.modules, "attribution.compiled", None)
+    monkeypatch.delattr("attribution.compiled", raising=False)
+    monkeypatch.setattr(kernels, "_compiled", kernels._compiled.__wrapped__)
+    monkeypatch.setattr(kernels._Loaded, "module", None)
+    assert kernels.warm() is False
+    assert kernels.ready() is None
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no locator available"), OSError("no space left on device")])
+def test_where_nothing_can_be_cached_it_is_compiled_all_the_same(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder that cannot be written, or is full, costs the cache and no more."""
+    from attribution import compiled_text  # noqa: PLC0415 - it needs numba
+
+    plain = compiled_text.njit
+
+    def njit(*signature: Any, **options: Any) -> Any:  # noqa: ANN401 - passed on as they are
+        if options.get("cache"):
+            raise error
+        return plain(*signature, **options)
+
+    monkeypatch.setattr(compiled_text, "njit", njit)
+    assert compiled_text.entry(compiled_text.INT)(lambda number: number + 1)(1) == 2
+
+
+def test_nothing_is_compiled_while_someone_waits() -> None:
+    """Every function has one signature, that of the arrays of an index: others are refused and not compiled."""
+    assert kernels.warm()
+    module = kernels.ready()
+    assert module is not None
+    for name in set(module.__all__) - {"DAMAGED"}:
+        function = getattr(module, name)
+        assert len(function.signatures) == 1
+        assert not function._can_compile
