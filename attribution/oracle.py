@@ -57,6 +57,8 @@ def longest_runs(texts: Sequence[str], documents: Iterable[str], block_bytes: in
     Each array has the shape (normalised characters of the text,) and counts normalised characters; a run is whole in
     one document. The documents are read once. Raises MissingPackageError without pydivsufsort.
     """
+    if not texts:
+        return []
     data = [_bytes(text) for text in texts]
     queries = np.frombuffer(b"".join(text + _BETWEEN_TEXTS for text in data), dtype=np.uint8)
     longest = np.zeros(len(queries), dtype=np.int64)

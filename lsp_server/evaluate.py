@@ -115,17 +115,19 @@ def _fim(options: argparse.Namespace) -> int:
         return terminal.complain("say what to measure on: --corpus DIR, --humaneval F, or both", terminal.BAD_INPUT)
     sets: dict[str, list[Line]] = {}
     texts: list[Text] = []
-    baseline = None
     if options.humaneval:
         sets["humaneval"] = evaluation.humaneval_lines(options.humaneval, options.lines, options.seed)
     if options.corpus:
         texts = evaluation.sample(rows(options.corpus / "heldout"), options.lines, options.seed)
         sets["heldout"] = evaluation.cut_lines(texts, options.lines, options.seed)
-        baseline = evaluation.Baseline.train(text.text for text in rows(options.corpus / "train"))
+    for name, lines in sets.items():
+        if not lines:
+            return terminal.complain(f"there is no line to complete in {name}: give other files", terminal.BAD_INPUT)
     engines: dict[str, Engine] = {}
     try:
         for model in dict.fromkeys(options.model):
             engines[model] = evaluation.open_engine(model, options.threads)
+        baseline = _baseline(options.corpus)
         answers = _answers(engines, baseline, sets)
         bits = _bits(engines, texts)
     finally:
@@ -136,6 +138,12 @@ def _fim(options: argparse.Namespace) -> int:
     answer = {"version": 1} | facts | {"models": models, "goals": _goals(models)}
     print(json.dumps(answer) if options.json else "\n".join(_fim_view(answer)))
     return 0
+
+
+def _baseline(corpus: Path | None) -> Baseline | None:
+    from models.evaluation import Baseline
+
+    return Baseline.train(text.text for text in rows(corpus / "train")) if corpus else None
 
 
 def _answers(
@@ -198,7 +206,7 @@ def _exact(answers: Answers) -> dict[str, Any]:
 
 
 def _speed(generations: Sequence[Generation]) -> dict[str, float]:
-    """Return rates in tokens a second, and times in milliseconds, of the wall clock where not said to be the processor's.
+    """Return rates in tokens a second, and times in milliseconds, of the wall clock or as their names say.
 
     The processor's time is known of a generation as a whole, and is divided as the wall clock's.
     """
@@ -233,7 +241,7 @@ def _goals(models: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
     speed = {model: facts["speed"]["decode_tokens_per_cpu_s"] for model, facts in models.items() if "speed" in facts}
     return [
         *goals,
-        *_goal(f"starter's tokens a second of the processor beside {REFERENCE}", speed, "starter", REFERENCE, 5.0),
+        *_goal(f"starter's tokens/s of the processor beside {REFERENCE}", speed, "starter", REFERENCE, 5.0),
     ]
 
 
@@ -348,7 +356,8 @@ def _writing_speed(writings: Sequence[Writing], checked: Sequence[Checked]) -> d
 def _memorisation_view(answer: dict[str, Any]) -> Iterator[str]:
     check, speed = answer["check"], answer["speed"]
     found = answer["prompts"] - check["passages_not_found"]
-    yield f"{answer['model']}, seed {answer['seed']}; training passages that the index has: {found} of {answer['prompts']}"
+    yield f"{answer['model']}, seed {answer['seed']}"
+    yield f"training passages that the index has whole: {found} of {answer['prompts']}"
     yield f"{'recited beyond the prompt':36} {'writings':>9}" + "".join(f" {f'≥ {n}':>8}" for n in (50, 80, 150))
     for name, group in answer["recited"].items():
         for value, shares in group.items():

@@ -1,9 +1,9 @@
 """Whether a model recites its training data, and whether the index finds all that it recites.
 
 A model is shown how passages of its training begin and writes on, from left to right and into a gap, greedily and
-sampled. What it writes is looked up in the index, and in the corpus itself by suffix arrays (`attribution.oracle`), which share
-nothing with the index: every window of `guarantee` characters that stands in a document must lie in a match, nothing
-else may, and the sources that a match names must hold it.
+sampled. What it writes is looked up in the index, and in the corpus itself by suffix arrays (`attribution.oracle`),
+which share nothing with the index: every window of `guarantee` characters that stands in a document must lie in a
+match, nothing else may, and the sources that a match names must hold it.
 """
 
 from __future__ import annotations
@@ -91,28 +91,28 @@ def draw_prompts(engine: Engine, index: Index, texts: Iterable[Text], count: int
     The lengths come in turn. A corpus with fewer passages gives fewer prompts.
     """
     chance = random.Random(seed)  # noqa: S311 - a sample that can be drawn again, not a secret
-    drawn = [_draw(engine, index, text.text, chance) for text in evaluation.sample(texts, count * _CANDIDATES, seed)]
+    texts = evaluation.sample(texts, count * _CANDIDATES, seed)
     chosen: list[Prompt] = []
     for tokens in PROMPT_TOKENS:
         wanted = len(range(PROMPT_TOKENS.index(tokens), count, len(PROMPT_TOKENS)))
-        fitting = [prompt for prompts in drawn for prompt in prompts if prompt.tokens == tokens]
+        drawn = (_draw(engine, index, text.text, tokens, chance) for text in texts)
+        fitting = [prompt for prompt in drawn if prompt]
         common = [prompt for prompt in fitting if prompt.copies > 1][: wanted // 2]
         rare = [prompt for prompt in fitting if prompt.copies <= 1][: wanted - len(common)]
         chosen += [*common, *rare]
     return chosen
 
 
-def _draw(engine: Engine, index: Index, text: str, chance: random.Random) -> list[Prompt]:
-    """Return a prompt of one of the lengths from a line start of a text, or none where the text is too short for it."""
+def _draw(engine: Engine, index: Index, text: str, tokens: int, chance: random.Random) -> Prompt | None:
+    """Return a prompt from some line start of a text, None where too little follows that."""
     text = text.replace("\r\n", "\n")
-    tokens = chance.choice(PROMPT_TOKENS)
     start = text.rfind("\n", 0, chance.randrange(len(text) + 1)) + 1
     prefix = engine.cut(text[start:], tokens)
     rest = text[start + len(prefix) :]
     gap = rest.find("\n", _GAP_CHARS)
     if len(prefix) < tokens or gap < 0 or len(oracle.normalised(rest[:_PASSAGE_CHARS])) < _LEAST_PASSAGE:
-        return []
-    return [Prompt(prefix, rest[gap:], tokens, _copies(index, rest[:_PASSAGE_CHARS]))]
+        return None
+    return Prompt(prefix, rest[gap:], tokens, _copies(index, rest[:_PASSAGE_CHARS]))
 
 
 def _copies(index: Index, passage: str) -> int:
