@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from lsp_server.memorisation import Checked, Verdict, Writing
-    from models.backend_llama import Engine
-    from models.evaluation import Baseline, Generation, Line, Text
+    from models.evaluation import Baseline, Engine, Generation, Line, Text
 
     Answers = list[tuple[Line, Generation]]
 

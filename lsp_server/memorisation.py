@@ -22,8 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from attribution.index import Index, Match, Source
-    from models.backend_llama import Engine
-    from models.evaluation import Text
+    from models.evaluation import Engine, Text
 
 PROMPT_TOKENS: Final = (20, 100, 400)
 GENERATED_TOKENS = 128

@@ -14,7 +14,7 @@ import time
 import zlib
 from bisect import bisect_left
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
 
@@ -30,7 +30,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
-    from models.backend_llama import Engine
+    from models import backend_llama
+
+    Engine: TypeAlias = backend_llama.Engine  # for callers, who need not know which library it is
 
 Cut = Literal["line start", "mid-line", "mid-word"]
 CUTS: Final = get_args(Cut)

@@ -137,7 +137,7 @@ def render_plain(prompt: FimPrompt, card: Card, vocabulary: Vocabulary, limits: 
     """
     layout = _Layout(card, vocabulary)
     room = min(limits.prompt_tokens, card.context_length - limits.generate_tokens) - layout.frame_tokens
-    text, tokens = _tail(prompt.prefix, room, room, limits.step_tokens, vocabulary)
+    text, tokens = _tail(prompt.prefix, room, room, min(limits.step_tokens, room // 4), vocabulary)
     if not tokens:
         raise ContextOverflowError("There is no text to continue: give some text before the cursor.")
     return Rendered(layout.plain(tokens), b"", text, "", "", 0)
