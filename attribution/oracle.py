@@ -8,7 +8,8 @@ contract, nor the search:
 The suffixes that begin within the texts are looked at in their order: the corpus suffixes nearest above and below each
 share the longest beginnings with it that any does. Documents are parted by a line feed and texts by a tab, both white
 space, which normalisation leaves out; so no common beginning crosses them. A block holds whole documents, so that the
-blocks' results are joined by their maximum. Memory: 8 bytes a byte of a block; time: 17 MB/s a core.
+blocks' results are joined by their maximum. Measured: 67 MB of source in one block, 7.2 s of one
+core and 420 MB.
 """
 
 from __future__ import annotations

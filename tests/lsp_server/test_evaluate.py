@@ -269,7 +269,7 @@ def test_a_row_that_is_none_is_named(tmp_path: Path, line: str) -> None:
 @pytest.mark.parametrize(
     "words",
     [
-        ["fim", "--lines", "3"],
+        ["fim", "--lines", "1"],
         ["memorisation", "--prompts", "1", "--sampled", "1"],
     ],
 )
@@ -286,7 +286,7 @@ def test_from_end_to_end_with_the_real_model(
     assert main(["eval", *words, "--model", DEFAULT_MODEL, "--corpus", str(corpus), *more, "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
     if words[0] == "fim":
-        assert answer["models"][DEFAULT_MODEL]["heldout"]["all"]["lines"] == 3
+        assert answer["models"][DEFAULT_MODEL]["heldout"]["all"]["lines"] == 1
         assert 0 < answer["models"][DEFAULT_MODEL]["bits_per_byte"]["all"] < 2
         assert answer["models"][DEFAULT_MODEL]["speed"]["decode_tokens_per_s"] > 0
     else:
