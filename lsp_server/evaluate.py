@@ -312,6 +312,10 @@ def _memorisation(options: argparse.Namespace) -> int:
         finally:
             engine.close()
         checked = [memorisation.check(index, writing, guarantee) for writing in writings]
+    if not prompts:
+        return terminal.complain(
+            f"{train} holds no passage that is long enough: give a larger corpus", terminal.BAD_INPUT
+        )
     verdicts = memorisation.judge(writings, checked, (text.text for text in rows(train)), guarantee)
     sources = memorisation.check_sources(writings, checked, lambda: rows(train))
     answer = {

@@ -225,6 +225,19 @@ class TestMemorisation:
         assert check["recall"] < 1
         assert check["passages_not_found"] > 0
 
+    def test_a_corpus_too_small_to_ask_of_is_bad_input(
+        self, corpus: Path, fakes: dict[str, Fake], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """Where nothing could be asked, nothing is said to be right."""
+        assert fakes
+        row = json.loads((corpus / "train" / "part-0000.jsonl").read_text().splitlines()[0]) | {"text": "x = 1\n"}
+        (tmp_path / "train").mkdir()
+        (tmp_path / "train" / "part-0000.jsonl").write_text(json.dumps(row) + "\n")
+        words = self.words(corpus)
+        words[words.index("--corpus") + 1] = str(tmp_path)
+        assert main(words) == 2
+        assert "give a larger corpus" in capsys.readouterr().err
+
     def test_a_corpus_that_is_not_the_indexs_fails(
         self, corpus: Path, fakes: dict[str, Fake], tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
