@@ -10,6 +10,7 @@
     ├── IndexExistsError      the output folder already holds something that would be overwritten
     ├── IndexWriteError       the index could not be written (disk full, no permission)
     ├── PipelineError         a rank of a build on many machines failed, or no machine has room for one
+    ├── MissingPackageError   a package of an extra is needed and not installed
     └── PolicyError           a starcite.toml cannot be read, or says what it cannot say
 
 Each message is one sentence that names the file and ends in what to do, fit to be shown as it is.
@@ -56,6 +57,10 @@ class IndexWriteError(AttributionError):
 
 class PipelineError(AttributionError):
     """A rank of a build on many machines failed, or no machine has room for one."""
+
+
+class MissingPackageError(AttributionError):
+    """A package of an extra is needed, and not installed."""
 
 
 class PolicyError(AttributionError):

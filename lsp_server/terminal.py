@@ -65,6 +65,10 @@ class Progress:
         bar = "█" * (done * 30 // total)
         self._write(f"{self._label} {bar:30} {done / 1e6:.0f} of {total / 1e6:.0f} MB from {source}")
 
+    def show_steps(self, done: int, total: int) -> None:
+        """Show how many of so many steps are done."""
+        self._write(f"{self._label}: {done:,} of {total:,}")
+
     def clear(self) -> None:
         """Take the line away."""
         if self._next:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from numpy.typing import NDArray
+
     from models.cards import Card
     from models.protocol import FinishReason
     from models.scheduler import CancelFlag
@@ -55,6 +57,22 @@ _ATTRIBUTES_WITHOUT_TEXT = (
 _LOG_LEVEL_ERROR = 4  # GGML_LOG_LEVEL_ERROR, which the binding leaves out
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Decoding:
+    """How a generation is made where it is not an editor's: evaluations sample, and ask with the text before alone.
+
+    `temperature` 0 is greedy; the same `seed` samples the same. `plain`: the prompt's prefix is all of the prompt, with
+    no marker of fill-in-the-middle.
+    """
+
+    temperature: float = 0.0
+    seed: int = 0
+    plain: bool = False
+
+
+GREEDY = Decoding()
 
 
 class Engine:
@@ -96,8 +114,10 @@ class Engine:
         llama.llama_free(self._context)
         llama.llama_model_free(self._model)
 
-    def generate(self, request: GenerateRequest, cancel: CancelFlag, emit: Callable[[str], None]) -> Done:
-        """Generate greedily what stands at the cursor, give the text to `emit` as it comes, and return the end.
+    def generate(
+        self, request: GenerateRequest, cancel: CancelFlag, emit: Callable[[str], None], decoding: Decoding = GREEDY
+    ) -> Done:
+        """Generate what stands at the cursor, give the text to `emit` as it comes, and return the end.
 
         With `max_tokens` 0 only the prompt is computed, so that a later request finds it in the cache.
         The text starts at the cursor: where the last typed token is healed, the bytes that were typed already are not
@@ -108,7 +128,8 @@ class Engine:
         run = _Run((*request.stop, *self._tokens.stop_texts), cancel, emit, request.time_limit_ms / 1000)
         max_tokens = min(request.max_tokens, self._context_tokens - self._prompt_tokens)
         limits = fim.Limits(prompt_tokens=self._prompt_tokens, generate_tokens=max_tokens)
-        rendered = fim.render(request.prompt, self._card, self._tokens.vocabulary, limits)
+        render = fim.render_plain if decoding.plain else fim.render
+        rendered = render(request.prompt, self._card, self._tokens.vocabulary, limits)
         llama.llama_set_abort_callback(self._context, self._strlen, ctypes.c_void_p(cancel.address))
         prompt = self._reuse(rendered.tokens)
         reused = len(prompt.tokens)
@@ -116,7 +137,7 @@ class Engine:
             reason = self._prefill(prompt, rendered.tokens, run)
             prefilled_s = time.perf_counter()
             if reason is None:
-                reason = self._decode(prompt, rendered.heal, max_tokens, run) if max_tokens else "length"
+                reason = self._decode(prompt, rendered.heal, max_tokens, run, decoding) if max_tokens else "length"
         finally:
             # The flag's memory goes with the job; nothing may read it after this.
             llama.llama_set_abort_callback(self._context, llama.ggml_abort_callback(), None)
@@ -127,6 +148,34 @@ class Engine:
         if run.first_token_s is not None:
             timings_ms["time_to_first_token"] = (run.first_token_s - started_s) * 1000
         return Done(reason, TokenCounts(len(rendered.tokens), reused, run.generated), timings_ms)
+
+    def cut(self, text: str, tokens: int) -> str:
+        """Return the beginning of a text that so many of the model's tokens make, all of it if it has not more."""
+        pieces = [self._tokens.pieces[token] for token in self._tokens.tokenize(text)[:tokens]]
+        return b"".join(pieces).decode("utf-8", "ignore")
+
+    def log_probabilities(self, context: str, text: str) -> NDArray[np.float64]:
+        """Return the natural logarithm of the probability of each token of `text` behind `context`, shape (tokens,).
+
+        The two are tokenised apart, so that models of different vocabularies are asked for the same bytes. Neither may
+        be empty. Raises ContextOverflowError where the model's context does not hold both.
+        """
+        given = self._tokens.tokenize(context)
+        tokens = [*given, *self._tokens.tokenize(text)]
+        if len(tokens) > self._context_tokens:
+            raise ContextOverflowError(f"A text of {len(tokens)} tokens is too long to be scored: cut it into parts.")
+        prompt = min(self._prompts, key=lambda cached: cached.used_s)
+        self._cut(prompt, 0)
+        found = np.zeros(len(tokens) - 1)
+        for start in range(0, len(found), SLICE_TOKENS):
+            end = min(start + SLICE_TOKENS, len(found))
+            first = min(max(start, len(given) - 1), end)
+            self._compute(prompt, tokens[start:end], logits_from=first - start)
+            for i in range(first, end):
+                logits = self._logits(i - start)
+                highest = logits.max()
+                found[i] = logits[tokens[i + 1]] - highest - np.log(np.exp(logits - highest).sum(dtype=np.float64))
+        return found[len(given) - 1 :]
 
     def _new_context(self, cached_prompts: int, prefill_threads: int) -> llama.llama_context_p:
         params = llama.llama_context_default_params()
@@ -167,14 +216,18 @@ class Engine:
                 return "cancelled"
             start = len(prompt.tokens)
             end = min(start + SLICE_TOKENS, len(tokens))
-            if not self._compute(prompt, tokens[start:end], want_logits=end == len(tokens)):
+            last = end - start - 1 if end == len(tokens) else SLICE_TOKENS
+            if not self._compute(prompt, tokens[start:end], logits_from=last):
                 return "cancelled"
         return None
 
-    def _decode(self, prompt: _CachedPrompt, heal: bytes, max_tokens: int, run: _Run) -> FinishReason:
+    def _decode(
+        self, prompt: _CachedPrompt, heal: bytes, max_tokens: int, run: _Run, decoding: Decoding
+    ) -> FinishReason:
         """Choose, emit and compute one token after the other until something ends it."""
+        noise = np.random.default_rng(decoding.seed) if decoding.temperature else None
         while True:
-            token = self._choose(heal)
+            token = self._choose(heal, noise, decoding.temperature)
             run.first_token_s = run.first_token_s or time.perf_counter()
             if token is None or self._tokens.is_special[token]:
                 run.flush()
@@ -186,24 +239,34 @@ class Engine:
             if run.stream.stopped:
                 return "stop"
             reason = "length" if run.generated >= max_tokens else run.interrupted()
-            if reason is None and not self._compute(prompt, [token], want_logits=True):
+            if reason is None and not self._compute(prompt, [token], logits_from=0):
                 reason = "cancelled"
             if reason is not None:
                 run.flush()
                 return reason
 
-    def _choose(self, heal: bytes) -> int | None:
-        """Return the likeliest token, among those that agree with the bytes to heal where there are any."""
-        logits = np.ctypeslib.as_array(llama.llama_get_logits_ith(self._context, -1), (self._tokens.size,))
+    def _choose(self, heal: bytes, noise: np.random.Generator | None, temperature: float) -> int | None:
+        """Return the likeliest token, or a sampled one, among those that agree with the bytes to heal, if any.
+
+        The largest of the logits with Gumbel noise is a sample of their softmax (Gumbel, 1954).
+        """
+        logits = self._logits(-1)
+        if noise is not None:
+            logits = logits / np.float32(temperature) + noise.gumbel(size=logits.size).astype(np.float32)
         if not heal:
             return int(logits.argmax())
         allowed = np.asarray(self._heal_table.allowed(heal))
         return int(allowed[logits[allowed].argmax()]) if allowed.size else None
 
-    def _compute(self, prompt: _CachedPrompt, tokens: Sequence[int], *, want_logits: bool) -> bool:
+    def _logits(self, i: int) -> NDArray[np.float32]:
+        """Return what the last computation says of the token behind its i-th, shape (vocabulary,): a view of C's."""
+        return np.ctypeslib.as_array(llama.llama_get_logits_ith(self._context, i), (self._tokens.size,))
+
+    def _compute(self, prompt: _CachedPrompt, tokens: Sequence[int], *, logits_from: int) -> bool:
         """Run the model over the next tokens of a prompt; return False where the cancel flag ended it.
 
-        Whatever happens, `prompt.tokens` are afterwards the tokens that the cache holds.
+        There are logits behind the tokens from the number `logits_from` on. Whatever happens, `prompt.tokens` are
+        afterwards the tokens that the cache holds.
         """
         batch, start = self._batch, len(prompt.tokens)
         batch.n_tokens = len(tokens)
@@ -212,8 +275,7 @@ class Engine:
             batch.pos[i] = start + i
             batch.n_seq_id[i] = 1
             batch.seq_id[i][0] = prompt.sequence
-            batch.logits[i] = 0
-        batch.logits[len(tokens) - 1] = want_logits
+            batch.logits[i] = i >= logits_from
         status = llama.llama_decode(self._context, batch)
         if status == 0:
             prompt.tokens.extend(tokens)

@@ -15,6 +15,7 @@ ModelError                       exit status 3 unless said otherwise
 │   ├── DaemonVersionError       3  it speaks another version of the protocol
 │   ├── DaemonBusyError          3  its queue is full
 │   └── FrameError               3  a message is oversized, truncated or not a message
+├── EvaluationDataError          2  a file to evaluate on cannot be read
 ├── ContextOverflowError         2  the prompt does not fit the model's context
 └── BackendError                 3  the inference library failed
 
@@ -92,6 +93,12 @@ class DaemonBusyError(DaemonError):
 
 class FrameError(DaemonError):
     """A message is oversized, truncated, or not a message."""
+
+
+class EvaluationDataError(ModelError):
+    """A file that a model is to be evaluated on is missing, or is not of the kind that its place asks for."""
+
+    exit_status: ClassVar[int] = 2
 
 
 class ContextOverflowError(ModelError):

@@ -129,6 +129,20 @@ def render(prompt: FimPrompt, card: Card, vocabulary: Vocabulary, limits: Limits
     return Rendered(tokens, heal, prefix, begun, suffix, snippets)
 
 
+def render_plain(prompt: FimPrompt, card: Card, vocabulary: Vocabulary, limits: Limits) -> Rendered:
+    """Return the end of the prompt's prefix as tokens, to be continued from left to right: no marker, nothing healed.
+
+    What a model says when it is only shown how a text of its training begins. Raises CardError if the vocabulary lacks
+    a marker, ContextOverflowError if the prefix is empty.
+    """
+    layout = _Layout(card, vocabulary)
+    room = min(limits.prompt_tokens, card.context_length - limits.generate_tokens) - layout.frame_tokens
+    text, tokens = _tail(prompt.prefix, room, room, min(limits.step_tokens, room // 4), vocabulary)
+    if not tokens:
+        raise ContextOverflowError("There is no text to continue: give some text before the cursor.")
+    return Rendered(layout.plain(tokens), b"", text, "", "", 0)
+
+
 class _Layout:
     """Where the markers of one card stand."""
 
@@ -178,6 +192,9 @@ class _Layout:
                 return files, count
             files += [*head, *tokens]
         return files, len(snippets)
+
+    def plain(self, tokens: list[int]) -> list[int]:
+        return [*self._id(self._fim.bos), *tokens]
 
     def assemble(self, header: list[int], prefix: list[int], suffix: list[int], begun: list[int]) -> list[int]:
         fim = self._fim

@@ -8,10 +8,11 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 
 from models import backend_llama
-from models.backend_llama import Engine
+from models.backend_llama import Decoding, Engine
 from models.cards import DEFAULT_MODEL, load_card
 from models.errors import BackendError, ContextOverflowError
 from models.protocol import Done, FimPrompt, GenerateRequest
@@ -246,3 +247,50 @@ def test_no_machine_is_taken_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     assert backend_llama._usable_cores() == 3
     monkeypatch.delattr(os, "sched_getaffinity")
     assert backend_llama._usable_cores() == (os.cpu_count() or 1)
+
+
+@pytest.mark.model
+def test_a_plain_prompt_goes_on_without_the_suffix(engine: Engine) -> None:
+    """What stands behind the cursor changes nothing, as it is not shown."""
+    texts = []
+    for suffix in ("\n", ")\n\nprint(add(1, 2))\n"):
+        request = GenerateRequest(FimPrompt(ADD, suffix), 8, ("\n",), DEADLINE_S * 1000)
+        found: list[str] = []
+        engine.generate(request, CancelFlag(), found.append, Decoding(plain=True))
+        texts.append("".join(found))
+    assert texts[0] == texts[1]
+    assert "a + b" in texts[0]
+
+
+@pytest.mark.model
+def test_probabilities_do_not_depend_on_how_a_text_is_cut(engine: Engine) -> None:
+    """The same tokens have the same probabilities with more of the text as context, wherever slices end."""
+    lines = LONG.splitlines(keepends=True)[:32]
+    whole = engine.log_probabilities(lines[0], "".join(lines[1:]))
+    assert len(whole) > 2 * backend_llama.SLICE_TOKENS
+    assert (whole <= 0).all()
+    rest = engine.log_probabilities("".join(lines[:20]), "".join(lines[20:]))
+    assert rest == pytest.approx(whole[-len(rest) :], abs=0.05)
+
+
+@pytest.mark.model
+def test_the_probabilities_of_all_that_can_follow_do_not_exceed_one(engine: Engine) -> None:
+    """And what is generated is the likeliest of them."""
+    words = [" a", " b", " x", "\n", " sum", " None", " self"]
+    chances = {word: float(np.exp(engine.log_probabilities(ADD.rstrip(), word)[0])) for word in words}
+    assert 0 < sum(chances.values()) <= 1
+    assert max(chances, key=chances.__getitem__) == " a"
+
+
+@pytest.mark.model
+def test_a_text_that_is_too_long_to_be_scored_is_refused(engine: Engine) -> None:
+    """With a sentence that says what to do."""
+    with pytest.raises(ContextOverflowError, match="cut it into parts"):
+        engine.log_probabilities("x", LONG * 3)
+
+
+@pytest.mark.model
+def test_the_beginning_of_a_text_is_cut_after_whole_tokens(engine: Engine) -> None:
+    """So many tokens of it, or all of a text that has fewer."""
+    assert engine.cut("def add(a, b):", 2) == "def add"
+    assert engine.cut("def", 5) == "def"

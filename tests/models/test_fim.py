@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from models.cards import DEFAULT_MODEL, list_cards, load_card
 from models.errors import CardError, ContextOverflowError
-from models.fim import HealTable, Limits, Rendered, Vocabulary, markers, render
+from models.fim import HealTable, Limits, Rendered, Vocabulary, markers, render, render_plain
 from models.protocol import FimPrompt, Snippet
 from models.store import Store
 
@@ -357,3 +357,18 @@ def _starcoder(path: Path, card: Card) -> tuple[Vocabulary, set[int]]:
     pieces = [tokenizer.decode([token]).encode() for token in range(tokenizer.get_vocab_size())]
     tokenize = lambda text: tokenizer.encode(text, add_special_tokens=False).ids  # noqa: E731
     return Vocabulary(tokenize, pieces, marker_ids), set(marker_ids.values())
+
+
+@pytest.mark.parametrize("card", CARDS, ids=lambda card: card.id)
+def test_a_plain_prompt_is_the_end_of_the_prefix(card: Card) -> None:
+    """There is no marker but the one that each text of the model begins with, nothing is healed, and it fits."""
+    words = Words(card)
+    text = "".join(f"line_{number} = {number}\n" for number in range(100)) + "x = line_"
+    rendered = render_plain(FimPrompt(text, "suffix"), card, words.vocabulary, Limits(prompt_tokens=64))
+    assert (rendered.heal, rendered.suffix, rendered.begun) == (b"", "", "")
+    assert len(rendered.tokens) <= 64
+    assert text.endswith(rendered.prefix)
+    assert words.text(rendered.tokens) == (card.fim.bos or "") + rendered.prefix
+    assert len(rendered.prefix) > 60
+    with pytest.raises(ContextOverflowError, match="give some text"):
+        render_plain(FimPrompt("", "suffix"), card, words.vocabulary, Limits())
