@@ -15,7 +15,7 @@ shard are sorted in the index, and a merge reads each file once, from the front.
     paths          u8  (bytes of UTF-8,)    path_starts  u64 (documents + 1,)
     originals      u8  (bytes,)             original_starts u64 (documents + 1,)  source text, see `format.compressed`
     source         u32 (documents,)         number in the table of sources
-    digest         u8  (documents, 32)      SHA-256 of the source text in UTF-8
+    digest         u8  (documents, 16)      the start of the SHA-256 of the source text in UTF-8
     size           u64 (documents,)         bytes of the source text in UTF-8
     keys           u32 (postings,)          ascending
     positions      u64 (postings,)          in `text`, ascending among equal keys
@@ -45,7 +45,7 @@ import numpy.typing as npt
 from attribution import kernels, lexemes
 from attribution.errors import SourceError
 from attribution.fingerprint import GUARANTEES, K
-from attribution.format import SourceRecord, compressed
+from attribution.format import DIGEST_BYTES, SourceRecord, compressed, digest_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -79,9 +79,8 @@ _DTYPES: dict[str, np.dtype[Any]] = {
     "renamed_keys": np.dtype("<u4"),
     "renamed_positions": _U64,
 }
-LAYOUT = tuple(_DTYPES)
+LAYOUT = (*_DTYPES, DIGEST_BYTES)
 """What a shard consists of: one of another layout is not read again."""
-_DIGEST_BYTES = 32
 
 
 T = TypeVar("T")
@@ -144,7 +143,7 @@ class Shard:
             maps = {name: mapped for name in _DTYPES if (mapped := _mapped(folder / name, manifest["bytes"][name]))}
             arrays = {name: np.frombuffer(maps.get(name, b""), dtype) for name, dtype in _DTYPES.items()}
             sources = tuple(_record(source) for source in manifest["sources"])
-            arrays["digest"] = arrays["digest"].reshape(-1, _DIGEST_BYTES)
+            arrays["digest"] = arrays["digest"].reshape(-1, DIGEST_BYTES)
             guarantee, repeated, renamed = manifest["guarantee"], manifest["repeated"], manifest["renamed"]
             return cls(guarantee, sources, arrays, repeated, tuple(maps.values()), renamed)
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -202,7 +201,7 @@ def prepare(document: Document) -> Entry:
     return Entry(
         source=document.source,
         path=document.path.encode("utf-8", "surrogatepass"),
-        digest=hashlib.sha256(raw).digest(),
+        digest=digest_of(raw),
         source_bytes=len(raw),
         data=data,
         lines=lines,
@@ -282,7 +281,7 @@ def _arrays(entries: Sequence[Entry], sources: Sequence[SourceRecord], guarantee
         "originals": np.frombuffer(b"".join(entry.original for entry in entries), dtype=np.uint8),
         "original_starts": starts_of([len(entry.original) for entry in entries]),
         "source": np.array([numbers[entry.source] for entry in entries], dtype=np.uint32),
-        "digest": np.frombuffer(b"".join(e.digest for e in entries), dtype=np.uint8).reshape(-1, _DIGEST_BYTES),
+        "digest": np.frombuffer(b"".join(e.digest for e in entries), dtype=np.uint8).reshape(-1, DIGEST_BYTES),
         "size": np.array([entry.source_bytes for entry in entries], dtype=np.uint64),
         "keys": keys,
         "positions": positions,
@@ -408,7 +407,7 @@ class Merge:
             self.shards[shard].release()
             for i, source in enumerate(sources):
                 path = paths[starts[i] - starts[0] : starts[i + 1] - starts[0]]
-                yield source, path, digests[i * _DIGEST_BYTES : (i + 1) * _DIGEST_BYTES], shard, first + i
+                yield source, path, digests[i * DIGEST_BYTES : (i + 1) * DIGEST_BYTES], shard, first + i
 
     def column(self, name: str) -> Array:
         """Return a value of each document, in order: `source`, `size` or `digest`, or the lengths of other arrays.
