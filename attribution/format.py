@@ -7,6 +7,7 @@
     text-<sha>.bin        u8  (bytes + 2048,)  normalised bytes of all documents in a row, to confirm matches;
                                                between margins of 1024 zeros, so that no block is read beyond an end;
                                                not there with `text` "compressed": see below
+    chain-*-<sha>.bin     of an index without text only, see `chains`: what confirms a match in its place
     originals-<sha>.bin   zlib, a stream each  the documents' source text in UTF-8, to be shown beside a match
     starts-<sha>.bin      u64 (documents + 1,) where each document starts in the text
     digests-<sha>.bin     u8  (documents, 16)  the start of the SHA-256 of each document's source text in UTF-8
@@ -24,6 +25,7 @@ What is kept of the text (`Facts.text`):
     raw          the normalised text, as it is compared, and the originals: about one byte per byte of source
     compressed   the originals only, 0.3 bytes; the documents that a key points to are normalised for each question: 1.5
                  ms for 400 characters in the middle, 0.1 s where these stand in thousands of documents
+    none         no text at all: matches are confirmed by hashes of what lies between fingerprints, see `chains`
 Costs with k = 16, per byte of source: guarantee 50: 0.044 postings of 24 to 30 bits; 100: 0.018 of them; 0.021 for the
 details, 25 bytes for a document. Opening reads index.json and sources, and maps the rest.
 Limits: 2**32 lines or bytes of a document, 2**39 bytes of text (a bound of `matching`).
@@ -50,6 +52,7 @@ import numpy as np
 import numpy.typing as npt
 
 from attribution import details, normalise, tombstones
+from attribution.chains import Chains
 from attribution.details import DOCUMENTS_PER_BLOCK, Details
 from attribution.errors import IndexFormatError, IndexVersionError
 from attribution.fingerprint import GUARANTEES, K
@@ -68,12 +71,15 @@ TEXT_MARGIN_BYTES = 1024
 VERBATIM = "verbatim"
 RENAMED = "renamed"
 TEXT_MODES = ("raw", "compressed")
+NO_TEXT = "none"
 
 DIGEST_BYTES = 16
 """So much of a SHA-256 tells documents apart; the rest of it would be a tenth of what an index keeps of a small one."""
 FILE_KINDS: dict[str, np.dtype[Any]] = {
     **file_kinds(VERBATIM),
     **file_kinds(RENAMED),
+    "chain-symbols": np.dtype("<u4"),
+    "chain-bases": np.dtype("<u8"),
     "text": np.dtype("u1"),
     "originals": np.dtype("u1"),
     "starts": np.dtype("<u8"),
@@ -133,9 +139,10 @@ class Contents:
 
     `columns`, of shape (documents,): `source` (number in `sources`), `size` (bytes of source text), `digest` (SHA-256,
     with a second axis); of shape (documents + 1,): `starts`, `line_starts`, `path_starts`, `original_starts`, where
-    each document's part of the blocks starts.
+    each document's part of the blocks starts (`original_starts` are zeros without text).
     `blocks`, arrays that follow each other, in one piece or many: `text` (normalised bytes), `lines` (u32: normalised
-    bytes before each source line, from its document's start), `paths` (UTF-8), `originals` (see `compressed`).
+    bytes before each source line, from its document's start), `paths` (UTF-8), `originals` (see `compressed`),
+    `chains` (symbols, see `chains`); taken are those that `facts.text` asks for.
     `postings`: blocks of keys (u32) and positions in the text, sorted by both, over all blocks; `lexemes`: the same of
     the lexeme stream, nothing without one.
     """
@@ -153,7 +160,7 @@ class Stored:
     """All that an index keeps of a document: its fingerprints follow from `data`, its normalised bytes.
 
     `lines` are the normalised bytes before each source line; `digest` is the SHA-256 of the `source_bytes` of its text,
-    which `original` is (see `compressed`).
+    which `original` is (see `compressed`); both are empty in an index without text.
     """
 
     source: SourceRecord
@@ -235,12 +242,18 @@ class Reader:
         # Of a function that does not know the reader, so that its files are let go of with it.
         self._unpacked = lru_cache(_CACHED_BLOCKS)(details.unpacked)
         self._whole = View(self._map("text"), self.starts, self.starts) if self.facts.text == "raw" else None
+        self.chains = Chains(self._map("chain-symbols"), self._map("chain-bases")) if self.text_is_gone else None
         self._normalised: OrderedDict[int, Bytes] = OrderedDict()
         self._lock = Lock()
         self.sources = self._read_sources()
         self._check()
         self._watch = tombstones.Watch(folder, self.identity, len(self.sources))
         self.forgotten = self._watch.forgotten()
+
+    @property
+    def text_is_gone(self) -> bool:
+        """Whether nothing of the text is kept: then `original`, `normalised` and `views` have nothing to give."""
+        return self.facts.text == NO_TEXT
 
     def refresh(self) -> bool:
         """Look at what is to be forgotten now, and return whether the index is still the one in the folder.
@@ -332,7 +345,7 @@ class Reader:
             path=held.path(which),
             digest=self.digest_of(document),
             source_bytes=held.source_bytes(which),
-            data=self.normalised(document),
+            data=np.empty(0, dtype=np.uint8) if self.text_is_gone else self.normalised(document),
             lines=details.unpacked_lines(held.lines(which)),
             original=self._packed_original(document),
         )
@@ -344,7 +357,9 @@ class Reader:
         return details.line_numbers(held.lines(which), start - base, end - 1 - base)
 
     def original(self, document: int) -> str:
-        """Return a document's source text. Raises `IndexFormatError` if it is not what was indexed."""
+        """Return a document's source text. Raises `IndexFormatError` if it is not what was indexed, or not kept."""
+        if self.text_is_gone:
+            raise IndexFormatError(f"{self.folder} keeps no text; build it with its text to see that.")
         try:
             raw = zlib.decompress(self._packed_original(document))
         except zlib.error as error:
@@ -436,6 +451,8 @@ class Reader:
 
     def _check(self) -> None:
         """Check what cheap checks can find, so that no damage makes a look-up leave the arrays."""
+        if self.chains is not None and (problem := self.chains.problem()):
+            raise self.damaged(*problem)
         if problem := self.postings.problem():
             raise self.damaged(f"{VERBATIM}-{problem[0]}", problem[1])
         if self.lexemes is not None and (problem := self.lexemes.problem()):
@@ -494,7 +511,7 @@ def _check_rules(path: Path, facts: dict[str, Any]) -> None:
         raise IndexVersionError(f"{path} was normalised by rules newer than this Starcite's; upgrade Starcite.")
     if (facts["k"], facts["w"]) != (K, GUARANTEES.get(facts["guarantee"])):
         raise IndexVersionError(f"{path} has a guarantee that this Starcite does not know; upgrade Starcite.")
-    if facts["text"] not in TEXT_MODES:
+    if facts["text"] not in {*TEXT_MODES, NO_TEXT}:
         raise IndexVersionError(f"{path} keeps its text in a way that this Starcite does not know; upgrade Starcite.")
 
 

@@ -15,6 +15,7 @@ from attribution.errors import IndexFormatError, QueryError
 from attribution.format import Reader
 from attribution.matching import COMMON_DOCUMENTS, COMMON_SOURCES, find_runs
 from attribution.renamed import Stretch, find_stretches
+from attribution.textless import find_confirmed
 
 if TYPE_CHECKING:
     import os
@@ -171,11 +172,12 @@ class Index:
     def excerpt(self, source: Source, context_lines: int = 0) -> str | None:
         """Return the lines of a source that hold the span, as they stand there, with some lines before and after.
 
-        `None` if the source is not from this index, or is forgotten. Takes a millisecond for a large document.
+        `None` if the source is not from this index, or is forgotten, or no text is kept. Takes a millisecond for a
+        large document.
         """
         reader = self.reader
         document = reader.find(bytes.fromhex(source.content), source.path, source.name, source.revision)
-        if document is None:
+        if document is None or reader.text_is_gone:
             return None
         text = reader.original(document)
         starts = normalise.line_starts(text)
@@ -270,7 +272,10 @@ def _maximal(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
 
 def _find(reader: Reader, normalised: normalise.Normalised, min_run: int, start: int) -> list[_Found]:
     """Return the maximal spans in one index that reach beyond `start`, with all documents that hold them."""
-    runs = find_runs(normalised.data, reader, min_run, spans_only=True)
+    if reader.text_is_gone:
+        runs, min_run = find_confirmed(normalised.data, reader, min_run), 1
+    else:
+        runs = find_runs(normalised.data, reader, min_run, spans_only=True)
     if not len(runs.starts):
         return []
     # A run of bytes may begin or end inside a character: keep its whole characters.

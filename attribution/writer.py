@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from attribution import tombstones
+from attribution import chains, tombstones
 from attribution.details import DOCUMENTS_PER_BLOCK, packed, packed_lines
 from attribution.durable import locked, sync_folder, workspace, write_synced
 from attribution.errors import IndexExistsError, IndexWriteError
@@ -28,6 +28,7 @@ from attribution.format import (
     FORMAT,
     FORMAT_VERSION,
     HEADER,
+    NO_TEXT,
     RENAMED,
     TEXT_MARGIN_BYTES,
     VERBATIM,
@@ -48,11 +49,14 @@ _PACKING = {
     ("raw", 100): {"bucket_postings": 8, "cell_bits": 6, "remainder_bits": 0},
     ("compressed", 50): {"bucket_postings": 4, "cell_bits": 0, "remainder_bits": 6},
     ("compressed", 100): {"bucket_postings": 4, "cell_bits": 0, "remainder_bits": 6},
+    (NO_TEXT, 50): {"bucket_postings": 4, "cell_bits": 0, "remainder_bits": 32},
+    (NO_TEXT, 100): {"bucket_postings": 4, "cell_bits": 0, "remainder_bits": 32},
 }
 """By what is kept of the text, and guarantee.
 
-All eight places of a cell of a mapped text are looked at in a tenth of a microsecond, one of a compressed text in
-a hundred. With the guarantee of 100 a question has half as many k-grams, and can look at more places for each.
+All eight places of a cell of a mapped text are looked at in a tenth of a microsecond, one of a compressed text in a
+hundred; without text whole keys are kept, by which indexes are merged. With the guarantee of 100 a question has half
+as many k-grams, and can look at more places for each.
 """
 
 # A look takes a document to be lexed again, a millisecond: one in 64 is for nothing.
@@ -164,8 +168,13 @@ def _write_documents(files: _Files, contents: Contents) -> None:
     if contents.facts.text == "raw":
         for block in itertools.chain([margin], contents.blocks["text"], [margin]):
             files.append("text", block)
-    for block in contents.blocks["originals"]:
-        files.append("originals", block)
+    if contents.facts.text == NO_TEXT:
+        for symbols, bases in chains.bases(contents.blocks["chains"]):
+            files.append("chain-symbols", symbols)
+            files.append("chain-bases", bases)
+    else:
+        for block in contents.blocks["originals"]:
+            files.append("originals", block)
     columns = contents.columns
     originals = columns["original_starts"]
     paths = _per_document(contents.blocks["paths"], columns["path_starts"])

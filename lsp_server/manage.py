@@ -50,7 +50,10 @@ def add_index(commands: terminal.Commands) -> None:
         "--guarantee", type=int, choices=(50, 100), default=50, help="every run of so many characters is found"
     )
     build.add_argument(
-        "--text", choices=("raw", "compressed"), default="raw", help="keep text as it is compared, or a third of it"
+        "--text",
+        choices=("raw", "compressed", "none"),
+        default="raw",
+        help="keep text as it is compared, or a third of it, or none: hashes confirm matches then",
     )
     build.add_argument(
         "--no-renamed",
