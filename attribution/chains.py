@@ -36,6 +36,7 @@ STEP_MASK = 0xFF
 
 _HASH_SHIFT = 40
 _STARTS_PER_BLOCK = 1 << 14
+_BEYOND = GROUP_ENTRIES * STEP_MASK + 1  # a group has fewer bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,12 +100,11 @@ class Chains:
             return np.full(len(positions), -1, dtype=np.int64)
         group = np.searchsorted(self.bases, positions.view(np.uint64), side="right") - 1
         index = np.maximum(group, 0)[:, None] * GROUP_ENTRIES + np.arange(GROUP_ENTRIES)
-        steps = (self.symbols.take(index, mode="clip") & STEP_MASK).astype(np.int64)
-        ends = self.bases[np.maximum(group, 0)].view(np.int64)[:, None] + np.cumsum(steps, axis=1)
-        begins = ends - steps
-        inside = (begins < positions[:, None]).sum(axis=1)
-        row = np.arange(len(positions))
+        steps = self.symbols.take(index, mode="clip") & np.uint32(STEP_MASK)
+        begins = np.cumsum(steps, axis=1, dtype=np.uint32) - steps
+        beyond = positions - self.bases[np.maximum(group, 0)].view(np.int64)
+        inside = (begins < np.minimum(beyond, _BEYOND).astype(np.uint32)[:, None]).sum(axis=1)
         found = (group >= 0) & (inside < GROUP_ENTRIES)
-        found[found] = begins[row[found], inside[found]] == positions[found]
+        found[found] = begins[np.flatnonzero(found), inside[found]] == beyond[found]
         found &= group * GROUP_ENTRIES + inside < len(self.symbols)
         return np.where(found, group * GROUP_ENTRIES + inside, -1)

@@ -15,7 +15,7 @@ from attribution.errors import IndexFormatError, QueryError
 from attribution.format import Reader
 from attribution.matching import COMMON_DOCUMENTS, COMMON_SOURCES, find_runs
 from attribution.renamed import Stretch, find_stretches
-from attribution.textless import find_confirmed
+from attribution.textless import find_confirmed, surely_found
 
 if TYPE_CHECKING:
     import os
@@ -155,14 +155,20 @@ class Index:
 
     @property
     def summary(self) -> dict[str, str | int]:
-        """What was searched: name, corpus id, documents, bytes of source text, guarantee."""
-        facts = self.reader.facts
+        """What was searched: name, corpus id, documents, bytes of source text, guarantee, and what confirms a match.
+
+        `surely_found` is the length from which on a run is found, whatever it holds: see `textless` for "hashes".
+        """
+        reader = self.reader
+        facts = reader.facts
         return {
             "name": facts.name,
             "corpus": facts.corpus,
             "documents": facts.documents,
             "bytes": facts.bytes,
             "guarantee": facts.guarantee,
+            "confirmed_by": "hashes" if reader.text_is_gone else "text",
+            "surely_found": surely_found(facts.guarantee) if reader.text_is_gone else facts.guarantee,
         }
 
     def matches(self, text: str, *, min_run: int = MIN_RUN, start: int = 0, renamed: bool = False) -> list[Match]:

@@ -171,6 +171,7 @@ def _index_info(options: argparse.Namespace) -> int:
         with Index.open(path) as index:
             gone = forgotten(index.reader)
             fact = {"index": str(path)} | asdict(index.reader.facts)
+            fact |= {name: index.summary[name] for name in ("confirmed_by", "surely_found")}
             fact |= {f"{kind}_bytes": size for kind, size in index.reader.sizes().items()}
             facts.append(fact | {"forgotten_sources": gone.sources, "forgotten_documents": gone.documents})
     if options.json:
