@@ -182,6 +182,7 @@ def test_no_text_is_in_the_files_and_none_is_shown(tmp_path: Path) -> None:
     data = b"".join(path.read_bytes() for path in (tmp_path / "i").iterdir())
     assert not any(folded(text)[at : at + 6].encode() in data for at in range(0, 2600, 6))
     with Index.open(tmp_path / "i") as index:
+        assert (index.summary["confirmed_by"], index.summary["surely_found"]) == ("hashes", 85)
         (match,) = index.matches(text)
         assert match.run > 2600
         assert index.excerpt(match.sources[0]) is None
