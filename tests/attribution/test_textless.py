@@ -136,7 +136,7 @@ def test_entries_are_found_at_their_positions(sizes: list[int], block: int) -> N
     begins = np.concatenate([[0], np.cumsum(sizes)])
     positions = np.concatenate([each.positions + begin for each, begin in zip(made, begins[:-1], strict=True)])
     row = np.concatenate([each.symbols for each in made])
-    blocks = [row[at : at + block] for at in range(0, len(row), block)]
+    blocks = [row[:0], *(row[at : at + block] for at in range(0, len(row), block))]
     parts = list(chains.bases(blocks))
     held = Chains(np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts]))
     assert held.problem() is None
