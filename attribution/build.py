@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from attribution import corpus, documents, normalise, runs
 from attribution.errors import IndexWriteError, SourceError
 from attribution.fingerprint import GUARANTEES, K
-from attribution.format import Contents, Facts
+from attribution.format import NO_TEXT, TEXT_MODES, Contents, Facts
 from attribution.lexemes import LEXER_VERSION
 from attribution.licenses import from_expression
 from attribution.shards import Merge, Shard, characters, check_guarantee, chunks, starts_of
@@ -68,8 +70,8 @@ def build(  # noqa: PLR0913 - all but two are named options
 ) -> BuildReport:
     """Index folders, archives and files of rows (see `documents`) into the folder `out`, atomically.
 
-    `name` is shown with results (default: the name of `out`). `guarantee` is 50 or 100. `text` is "raw" or
-    "compressed": what is kept of the text, see `format`. `renamed` adds the stream by which renamed copies
+    `name` is shown with results (default: the name of `out`). `guarantee` is 50 or 100. `text` is "raw",
+    "compressed" or "none": what is kept of the text, see `format`. `renamed` adds the stream by which renamed copies
     are found: a tenth of a byte more per byte of source, and a tenth of a microsecond. `license` is an SPDX expression
     that overrules what the sources say. Of a corpus, `allow_license`, `dedup`, `redact`, `detect_secrets` and `optouts`
     leave out what is not to be in it (see `corpus`); without them the text is indexed as it is. `jobs` processes do
@@ -84,6 +86,7 @@ def build(  # noqa: PLR0913 - all but two are named options
     allowed = None if allow_license is None else corpus.allowed_licenses(allow_license)
     rules = runs.Rules(guarantee, corpus.Filters(allowed, dedup, redact, detect_secrets, optouts), renamed)
     check_guarantee(guarantee)
+    check_text(text, renamed=renamed)
     check_output(target, overwrite=overwrite)
 
     def read(skipped: Counter[str]) -> Iterator[documents.Document]:
@@ -114,6 +117,7 @@ def build_documents(  # noqa: PLR0913 - all but two are named options
     Otherwise as `build`.
     """
     check_guarantee(guarantee)
+    check_text(text, renamed=renamed)
     target = Path(out)
     check_output(target, overwrite=overwrite)
     skipped = Counter() if skipped is None else skipped
@@ -174,9 +178,21 @@ def publish(  # noqa: PLR0913 - all but two are named options
 ) -> BuildReport:
     """Index what a merge gives; `replacing` as in `writer.write`. Otherwise as `merge_shards`."""
     target = Path(out)
+    check_text(text, renamed=merge.renamed)
     contents = _contents(merge, name or target.name, text)
     postings = write(target, contents, overwrite=overwrite, replacing=replacing)
     return _report(target, contents, postings, Counter(skipped or {}) + Counter({"given twice": merge.repeated}))
+
+
+def check_text(text: str, *, renamed: bool) -> None:
+    """Raise `SourceError` for a way to keep text that is not offered."""
+    if text not in {*TEXT_MODES, NO_TEXT}:
+        raise SourceError(f"Text is not kept as {text!r}; choose raw, compressed or none.")
+    if renamed and text == NO_TEXT:
+        raise SourceError(
+            "Renamed copies are confirmed by the source text: an index without text cannot look for them; leave them "
+            "out (--no-renamed), or keep the text."
+        )
 
 
 def check_license(license_id: str | None) -> None:
@@ -211,6 +227,8 @@ def _contents(merge: Merge, name: str, text: str) -> Contents:
     lengths = ("starts", "line_starts", "path_starts", "original_starts")
     columns: dict[str, npt.NDArray[Any]] = {column: starts_of(merge.column(column)) for column in lengths}
     columns |= {column: merge.column(column) for column in ("source", "size", "digest")}
+    if text == NO_TEXT:
+        columns["original_starts"] = np.zeros_like(columns["original_starts"])
     facts = Facts(
         name=name,
         corpus=merge.corpus,
@@ -226,6 +244,7 @@ def _contents(merge: Merge, name: str, text: str) -> Contents:
         lexer=LEXER_VERSION if merge.renamed else 0,
     )
     blocks = {kind: merge.blocks(kind) for kind in ("text", "lines", "paths", "originals")}
+    blocks["chains"] = merge.chains()
     return Contents(facts, merge.sources, columns, blocks, merge.postings(), merge.lexemes())
 
 

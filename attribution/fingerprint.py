@@ -88,13 +88,43 @@ def fingerprints(data: U8, k: int, w: int) -> Fingerprints:
 
 
 def first_windows(data: U8, k: int, w: int) -> tuple[I64, I64]:
-    """Return the positions chosen of at most MAX_PIECE_BYTES, not thinned, and the first window that chose each."""
+    """Return the positions chosen of at most a chunk of bytes, not thinned, and the first window that chose each."""
     hashes = _gram_hashes(data, k)
     positions = _lowest(hashes, w)
     order = hashes[positions] & _HIGH_HALF
     # The next is chosen as soon as a window reaches it, if it is not greater; otherwise when the former has been left.
     entered, left = positions[1:] - w + 1, positions[:-1] + 1
     return positions, np.concatenate([[0], np.where(order[1:] <= order[:-1], entered, left)])
+
+
+def chosen_windows(data: U8, k: int, w: int) -> tuple[I64, I64]:
+    """Return what `first_windows` does, for a text of any length."""
+    step = _CHUNK_BYTES - k - w + 2
+    starts = range(0, len(data) - k - w + 2, step)
+    if not starts:
+        return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
+    parts = [first_windows(data[start : start + _CHUNK_BYTES], k, w) for start in starts]
+    positions, firsts = (
+        np.concatenate([part[which] + start for part, start in zip(parts, starts, strict=True)]) for which in (0, 1)
+    )
+    fresh = np.diff(positions, prepend=-1) > 0  # two chunks may choose the same position at their seam
+    return positions[fresh], firsts[fresh]
+
+
+def stretch_hashes(data: U8, starts: I64, ends: I64) -> U64:
+    """Return the 64-bit hash of each stretch data[start:end] of at most half a chunk; `starts` are ascending."""
+    tables, half = _tables(), _CHUNK_BYTES // 2
+    hashes = np.empty(len(starts), dtype=np.uint64)
+    for base in range(0, len(data), half):
+        low, high = np.searchsorted(starts, [base, base + half]).tolist()
+        if low == high:
+            continue
+        piece = data[base : base + _CHUNK_BYTES]
+        sums = np.zeros(len(piece) + 1, dtype=np.uint64)
+        np.cumsum(tables.bytes[piece] * tables.powers[: len(piece)], out=sums[1:])
+        first = starts[low:high] - base
+        hashes[low:high] = (sums[ends[low:high] - base] - sums[first]) * tables.inverses[first]
+    return mixed(hashes)
 
 
 def chosen_of_window(data: U8, k: int) -> tuple[int, int]:

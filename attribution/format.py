@@ -7,14 +7,14 @@
     text-<sha>.bin        u8  (bytes + 2048,)  normalised bytes of all documents in a row, to confirm matches;
                                                between margins of 1024 zeros, so that no block is read beyond an end;
                                                not there with `text` "compressed": see below
+    chain-*-<sha>.bin     of an index without text only, see `chains`: what confirms a match in its place
     originals-<sha>.bin   zlib, a stream each  the documents' source text in UTF-8, to be shown beside a match
     starts-<sha>.bin      u64 (documents + 1,) where each document starts in the text
-    documents-<sha>.bin   records (documents + 1,) where its lines, its path and its original start, the number of
-                                               its source; size and SHA-256 of its text in UTF-8, to merge indexes by
-    lines-<sha>.bin       zlib, a stream each  normalised bytes from each source line's start to the next one's: a byte
-                                               each, after a byte of 255 for every 255 of them
-    paths-<sha>.bin       UTF-8                the documents' paths within their sources, one after the other
+    digests-<sha>.bin     u8  (documents, 16)  the start of the SHA-256 of each document's source text in UTF-8
+    details-<sha>.bin     zlib, see `details`  sizes, paths and line tables, a stream for each 8 documents
+    blocks-<sha>.bin      u64 (blocks + 1, 2) where the details and the originals of each 8 documents start
     sources-<sha>.bin     JSON                 list of {name, revision, url, licenses, license_conflict}
+    source_starts-<sha>.bin u64 (sources + 1,) the number of the first document of each source
     tombstones.json       which sources are forgotten, if any: see `tombstones`
 
 All numbers are little-endian; a file that would be empty is not there. Documents are sorted by source, path and
@@ -25,13 +25,15 @@ What is kept of the text (`Facts.text`):
     raw          the normalised text, as it is compared, and the originals: about one byte per byte of source
     compressed   the originals only, 0.3 bytes; the documents that a key points to are normalised for each question: 1.5
                  ms for 400 characters in the middle, 0.1 s where these stand in thousands of documents
-Costs with k = 16, per byte of source (Python): guarantee 50: 0.038 postings of 24 to 30 bits; 100: 0.016 of them; 0.02
-for the lines, 64 bytes and a path for a document. Opening reads index.json and sources, and maps the rest.
-Limits: 2**32 lines or bytes of a document, 2**32 sources, 2**39 bytes of text (a bound of `matching`).
+    none         no text at all: matches are confirmed by hashes of what lies between fingerprints, see `chains`
+Costs with k = 16, per byte of source: guarantee 50: 0.044 postings of 24 to 30 bits; 100: 0.018 of them; 0.021 for the
+details, 25 bytes for a document. Opening reads index.json and sources, and maps the rest.
+Limits: 2**32 lines or bytes of a document, 2**39 bytes of text (a bound of `matching`).
 
 History
     1   first version: k = 25; keys and positions in full; lines in 32 bits; no originals
     2   k = 16; packed postings; compressed lines and originals
+    3   details of 8 documents in one stream; half of a digest; sources by their first document
 """
 
 from __future__ import annotations
@@ -42,14 +44,16 @@ import re
 import zlib
 from collections import OrderedDict
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from attribution import normalise, tombstones
+from attribution import details, normalise, tombstones
+from attribution.chains import Chains
+from attribution.details import DOCUMENTS_PER_BLOCK, Details
 from attribution.errors import IndexFormatError, IndexVersionError
 from attribution.fingerprint import GUARANTEES, K
 from attribution.lexemes import LEXER_VERSION
@@ -61,39 +65,34 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FORMAT = "starcite-index"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 HEADER = "index.json"
 TEXT_MARGIN_BYTES = 1024
 VERBATIM = "verbatim"
 RENAMED = "renamed"
 TEXT_MODES = ("raw", "compressed")
+NO_TEXT = "none"
 
-DIGEST_BYTES = 32
-DOCUMENT = np.dtype(
-    [
-        ("lines", "<u8"),
-        ("path", "<u8"),
-        ("original", "<u8"),
-        ("source", "<u4"),
-        ("bytes", "<u4"),
-        ("digest", "u1", (DIGEST_BYTES,)),
-    ]
-)
+DIGEST_BYTES = 16
+"""So much of a SHA-256 tells documents apart; the rest of it would be a tenth of what an index keeps of a small one."""
 FILE_KINDS: dict[str, np.dtype[Any]] = {
     **file_kinds(VERBATIM),
     **file_kinds(RENAMED),
+    "chain-symbols": np.dtype("<u4"),
+    "chain-bases": np.dtype("<u8"),
     "text": np.dtype("u1"),
     "originals": np.dtype("u1"),
     "starts": np.dtype("<u8"),
-    "documents": DOCUMENT,
-    "lines": np.dtype("u1"),
-    "paths": np.dtype("u1"),
+    "digests": np.dtype("u1"),
+    "details": np.dtype("u1"),
+    "blocks": np.dtype("<u8"),
     "sources": np.dtype("u1"),
+    "source_starts": np.dtype("<u8"),
 }
 FILE_NAME = re.compile(r"[a-z_-]+-[0-9a-f]{16}\.bin")
 _REBUILD = "rebuild it with 'starcite index build'"
-_LONG = 255
 _VIEW_BYTES = 1 << 24
+_CACHED_BLOCKS = 32
 _RECENT_BYTES = 1 << 24
 
 Bytes = npt.NDArray[np.uint8]
@@ -140,9 +139,10 @@ class Contents:
 
     `columns`, of shape (documents,): `source` (number in `sources`), `size` (bytes of source text), `digest` (SHA-256,
     with a second axis); of shape (documents + 1,): `starts`, `line_starts`, `path_starts`, `original_starts`, where
-    each document's part of the blocks starts.
+    each document's part of the blocks starts (`original_starts` are zeros without text).
     `blocks`, arrays that follow each other, in one piece or many: `text` (normalised bytes), `lines` (u32: normalised
-    bytes before each source line, from its document's start), `paths` (UTF-8), `originals` (see `compressed`).
+    bytes before each source line, from its document's start), `paths` (UTF-8), `originals` (see `compressed`),
+    `chains` (symbols, see `chains`); taken are those that `facts.text` asks for.
     `postings`: blocks of keys (u32) and positions in the text, sorted by both, over all blocks; `lexemes`: the same of
     the lexeme stream, nothing without one.
     """
@@ -160,7 +160,7 @@ class Stored:
     """All that an index keeps of a document: its fingerprints follow from `data`, its normalised bytes.
 
     `lines` are the normalised bytes before each source line; `digest` is the SHA-256 of the `source_bytes` of its text,
-    which `original` is (see `compressed`).
+    which `original` is (see `compressed`); both are empty in an index without text.
     """
 
     source: SourceRecord
@@ -183,20 +183,9 @@ def compressed(raw: bytes) -> bytes:
     return zlib.compress(raw, 1)
 
 
-def packed_lines(lines: npt.NDArray[np.uint32]) -> bytes:
-    """Return a document's line table as an index keeps it."""
-    steps = np.diff(lines.astype(np.int64))
-    longs = steps // _LONG
-    data = np.full(int(longs.sum()) + len(steps), _LONG, dtype=np.uint8)
-    data[np.cumsum(longs + 1) - 1] = steps - longs * _LONG
-    return zlib.compress(data.tobytes(), 6)
-
-
-def unpacked_lines(data: bytes) -> npt.NDArray[np.uint32]:
-    """Return the line table that `packed_lines` was given. Raises `zlib.error`."""
-    steps = np.frombuffer(zlib.decompress(data), dtype=np.uint8)
-    ends = np.cumsum(steps, dtype=np.uint32)[steps != _LONG]
-    return np.concatenate([np.zeros(1, dtype=np.uint32), ends])
+def digest_of(raw: bytes) -> bytes:
+    """Return what an index tells documents apart by, given the source text in UTF-8."""
+    return hashlib.sha256(raw).digest()[:DIGEST_BYTES]
 
 
 @dataclass(frozen=True)
@@ -272,17 +261,26 @@ class Reader:
         if self.facts.lexer == LEXER_VERSION:
             self.lexemes = Postings.mapped(PostingsLayout(**header["postings"][RENAMED]), RENAMED, self._map)
         self.starts: I64 = self._map("starts").view(np.int64)
-        self._documents = self._map("documents")
-        self._lines: Bytes = self._map("lines")
-        self._paths: Bytes = self._map("paths")
+        self._source_starts: I64 = self._map("source_starts").view(np.int64)
+        self._digests: Bytes = self._map("digests").reshape(-1, DIGEST_BYTES)
+        self._blocks: I64 = self._map("blocks").view(np.int64).reshape(-1, 2)
+        self._details: Bytes = self._map("details")
         self._originals: Bytes = self._map("originals")
+        # Of a function that does not know the reader, so that its files are let go of with it.
+        self._unpacked = lru_cache(_CACHED_BLOCKS)(details.unpacked)
         self.whole = View(self._map("text"), self.starts, self.starts) if self.facts.text == "raw" else None
+        self.chains = Chains(self._map("chain-symbols"), self._map("chain-bases")) if self.text_is_gone else None
         self._normalised, self._line_tables = _Recent(), _Recent()
         self.marks = _Recent()
         self.sources = self._read_sources()
         self._check()
         self._watch = tombstones.Watch(folder, self.identity, len(self.sources))
         self.forgotten = self._watch.forgotten()
+
+    @property
+    def text_is_gone(self) -> bool:
+        """Whether nothing of the text is kept: then `original`, `normalised` and `views` have nothing to give."""
+        return self.facts.text == NO_TEXT
 
     def refresh(self) -> bool:
         """Look at what is to be forgotten now, and return whether the index is still the one in the folder.
@@ -327,10 +325,7 @@ class Reader:
 
     def source_of(self, documents: I64) -> I64:
         """Return the number of each document's source."""
-        numbers: I64 = self._documents["source"][documents].astype(np.int64)
-        if len(numbers) and numbers.max() >= len(self.sources):
-            raise self.damaged("documents", "it names a source that does not exist")
-        return numbers
+        return np.searchsorted(self._source_starts, documents, side="right") - 1
 
     def terms_of(self, sources: I64) -> set[tuple[tuple[str, ...], bool]]:
         """Return the licences of some sources, by number, and whether these conflict: each once."""
@@ -345,8 +340,8 @@ class Reader:
         return list(numbers), np.array([numbers[terms] for terms in held], dtype=np.int64)
 
     def digest_of(self, document: int) -> bytes:
-        """Return the SHA-256 of a document's source text in UTF-8."""
-        digest: bytes = self._documents["digest"][document].tobytes()
+        """Return the start of the SHA-256 of a document's source text in UTF-8."""
+        digest: bytes = self._digests[document].tobytes()
         return digest
 
     def find(self, digest: bytes, path: str, name: str, revision: str) -> int | None:
@@ -354,9 +349,8 @@ class Reader:
         wanted = np.frombuffer(digest, dtype=np.uint8)
         if len(wanted) != DIGEST_BYTES:
             return None
-        digests = self._documents["digest"][:-1]
-        near = np.flatnonzero(digests[:, 0] == wanted[0])
-        for document in near[(digests[near] == wanted).all(axis=1)].tolist():
+        near = np.flatnonzero(self._digests[:, 0] == wanted[0])
+        for document in near[(self._digests[near] == wanted).all(axis=1)].tolist():
             number = int(self.source_of(np.array([document]))[0])
             source = self.sources[number]
             if self.forgotten is not None and self.forgotten[number]:
@@ -367,20 +361,20 @@ class Reader:
 
     def path_of(self, document: int) -> str:
         """Return a document's path within its source."""
-        raw = self._slice("path", self._paths, document)
-        return raw.tobytes().decode("utf-8", "replace")
+        held, which = self._details_of(document)
+        return held.path(which).decode("utf-8", "replace")
 
     def stored(self, document: int) -> Stored:
         """Return all that is kept of a document."""
-        record = self._documents[document]
+        held, which = self._details_of(document)
         return Stored(
             source=self.sources[int(self.source_of(np.array([document]))[0])],
-            path=self._slice("path", self._paths, document).tobytes(),
-            digest=record["digest"].tobytes(),
-            source_bytes=int(record["bytes"]),
-            data=self.normalised(document),
-            lines=self._line_table(document),
-            original=self._slice("original", self._originals, document).tobytes(),
+            path=held.path(which),
+            digest=self.digest_of(document),
+            source_bytes=held.source_bytes(which),
+            data=np.empty(0, dtype=np.uint8) if self.text_is_gone else self.normalised(document),
+            lines=details.unpacked_lines(held.lines(which)),
+            original=self._packed_original(document),
         )
 
     def lines_of(self, document: int, start: int, end: int) -> tuple[int, int]:
@@ -391,9 +385,14 @@ class Reader:
         return max(1, int(first)), max(1, int(last))
 
     def original(self, document: int) -> str:
-        """Return a document's source text. Raises `IndexFormatError` if it is not what was indexed."""
-        raw = self._inflated("originals", self._slice("original", self._originals, document))
-        if hashlib.sha256(raw).digest() != self._documents["digest"][document].tobytes():
+        """Return a document's source text. Raises `IndexFormatError` if it is not what was indexed, or not kept."""
+        if self.text_is_gone:
+            raise IndexFormatError(f"{self.folder} keeps no text; build it with its text to see that.")
+        try:
+            raw = zlib.decompress(self._packed_original(document))
+        except zlib.error as error:
+            raise self.damaged("originals", "a text cannot be unpacked") from error
+        if digest_of(raw) != self.digest_of(document):
             raise self.damaged("originals", "a text is not the one that was indexed")
         return raw.decode("utf-8", "surrogatepass")
 
@@ -437,27 +436,27 @@ class Reader:
         return _damaged(self.folder / self._files.get(kind, {"name": HEADER})["name"], what)
 
     def _line_table(self, document: int) -> npt.NDArray[np.uint32]:
-        if (lines := self._line_tables.get(document)) is not None:
-            return lines
-        data = self._slice("lines", self._lines, document).tobytes()
-        try:
-            lines = unpacked_lines(data)
-        except zlib.error as error:
-            raise self.damaged("lines", "a table of lines cannot be unpacked") from error
-        self._line_tables.put(document, lines)
+        if (lines := self._line_tables.get(document)) is None:
+            held, which = self._details_of(document)
+            lines = details.unpacked_lines(held.lines(which))
+            self._line_tables.put(document, lines)
         return lines
 
-    def _inflated(self, kind: str, data: Bytes) -> bytes:
-        try:
-            return zlib.decompress(data.tobytes())
-        except zlib.error as error:
-            raise self.damaged(kind, "a text cannot be unpacked") from error
+    def _packed_original(self, document: int) -> bytes:
+        held, which = self._details_of(document)
+        start = int(self._blocks[document // DOCUMENTS_PER_BLOCK, 1])
+        part = held.original(which)
+        return self._originals[start + part.start : start + part.stop].tobytes()
 
-    def _slice(self, column: str, values: Array, document: int) -> Array:
-        start, end = self._documents[column][document : document + 2].tolist()
-        if not start <= end <= len(values):
-            raise self.damaged("documents", f"the bounds of a document's {column} are wrong")
-        return values[start:end]
+    def _details_of(self, document: int) -> tuple[Details, int]:
+        """Return the details of a document and of its neighbours, and which of them are its own."""
+        block, which = divmod(document, DOCUMENTS_PER_BLOCK)
+        start, end = self._blocks[block : block + 2, 0].tolist()
+        count = min(DOCUMENTS_PER_BLOCK, self.facts.documents - document + which)
+        try:
+            return self._unpacked(self._details[start:end].tobytes(), count), which
+        except ValueError as error:
+            raise self.damaged("details", f"what is said of some documents cannot be unpacked: {error}") from error
 
     def _map(self, kind: str) -> Array:
         dtype = FILE_KINDS[kind]
@@ -482,12 +481,24 @@ class Reader:
 
     def _check(self) -> None:
         """Check what cheap checks can find, so that no damage makes a look-up leave the arrays."""
+        if self.chains is not None and (problem := self.chains.problem()):
+            raise self.damaged(*problem)
         if problem := self.postings.problem():
             raise self.damaged(f"{VERBATIM}-{problem[0]}", problem[1])
         if self.lexemes is not None and (problem := self.lexemes.problem()):
             raise self.damaged(f"{RENAMED}-{problem[0]}", problem[1])
-        if len(self.starts) != self.facts.documents + 1 or len(self._documents) != len(self.starts):
-            raise self.damaged("documents", "its length is not the number of documents")
+        documents = self.facts.documents
+        if len(self.starts) != documents + 1 or len(self._digests) != documents:
+            raise self.damaged("digests", "its length is not the number of documents")
+        if len(self._blocks) != -(-documents // DOCUMENTS_PER_BLOCK) + 1:
+            raise self.damaged("blocks", "its length is not the number of documents")
+        bounds = self._source_starts
+        if (
+            len(bounds) != len(self.sources) + 1
+            or (np.diff(bounds) < 0).any()
+            or (bounds[0], bounds[-1]) != (0, documents)
+        ):
+            raise self.damaged("source_starts", "the sources' documents are not in order")
         if self.starts[0] != 0 or (np.diff(self.starts) < 0).any():
             raise self.damaged("starts", "the documents' bounds are not in order")
         if self.whole is not None and self.starts[-1] != len(self.whole.padded) - 2 * TEXT_MARGIN_BYTES:
@@ -530,7 +541,7 @@ def _check_rules(path: Path, facts: dict[str, Any]) -> None:
         raise IndexVersionError(f"{path} was normalised by rules newer than this Starcite's; upgrade Starcite.")
     if (facts["k"], facts["w"]) != (K, GUARANTEES.get(facts["guarantee"])):
         raise IndexVersionError(f"{path} has a guarantee that this Starcite does not know; upgrade Starcite.")
-    if facts["text"] not in TEXT_MODES:
+    if facts["text"] not in {*TEXT_MODES, NO_TEXT}:
         raise IndexVersionError(f"{path} keeps its text in a way that this Starcite does not know; upgrade Starcite.")
 
 

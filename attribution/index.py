@@ -16,6 +16,7 @@ from attribution.errors import IndexFormatError, QueryError
 from attribution.format import Reader
 from attribution.matching import COMMON_DOCUMENTS, COMMON_SOURCES, find_runs
 from attribution.renamed import Stretch, find_stretches
+from attribution.textless import find_confirmed, surely_found
 
 if TYPE_CHECKING:
     import os
@@ -158,14 +159,20 @@ class Index:
 
     @property
     def summary(self) -> dict[str, str | int]:
-        """What was searched: name, corpus id, documents, bytes of source text, guarantee."""
-        facts = self.reader.facts
+        """What was searched: name, corpus id, documents, bytes of source text, guarantee, and what confirms a match.
+
+        `surely_found` is the length from which on a run is found, whatever it holds: see `textless` for "hashes".
+        """
+        reader = self.reader
+        facts = reader.facts
         return {
             "name": facts.name,
             "corpus": facts.corpus,
             "documents": facts.documents,
             "bytes": facts.bytes,
             "guarantee": facts.guarantee,
+            "confirmed_by": "hashes" if reader.text_is_gone else "text",
+            "surely_found": surely_found(facts.guarantee) if reader.text_is_gone else facts.guarantee,
         }
 
     def matches(self, text: str, *, min_run: int = MIN_RUN, start: int = 0, renamed: bool = False) -> list[Match]:
@@ -175,11 +182,12 @@ class Index:
     def excerpt(self, source: Source, context_lines: int = 0) -> str | None:
         """Return the lines of a source that hold the span, as they stand there, with some lines before and after.
 
-        `None` if the source is not from this index, or is forgotten. Takes a millisecond for a large document.
+        `None` if the source is not from this index, or is forgotten, or no text is kept. Takes a millisecond for a
+        large document.
         """
         reader = self.reader
         document = reader.find(bytes.fromhex(source.content), source.path, source.name, source.revision)
-        if document is None:
+        if document is None or reader.text_is_gone:
             return None
         text = reader.original(document)
         starts = normalise.line_starts(text)
@@ -275,7 +283,10 @@ def _maximal(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
 
 def _find(reader: Reader, normalised: normalise.Normalised, min_run: int, start: int) -> list[_Found]:
     """Return the maximal spans in one index that reach beyond `start`, with all documents that hold them."""
-    runs = find_runs(normalised.data, reader, min_run, spans_only=True)
+    if reader.text_is_gone:
+        runs, min_run = find_confirmed(normalised.data, reader, min_run), 1
+    else:
+        runs = find_runs(normalised.data, reader, min_run, spans_only=True)
     if not len(runs.starts):
         return []
     if (compiled := kernels.ready()) is not None:

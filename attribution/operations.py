@@ -31,7 +31,7 @@ from attribution.durable import locked, remove_stale_workspaces, workspace
 from attribution.errors import QueryError, SourceError
 from attribution.format import HEADER, Reader, read_header
 from attribution.optout import OptOuts
-from attribution.shards import Entry, Merge, Shard, chunks, fingerprint_shard
+from attribution.shards import Entry, Merge, Shard, ShardWriter, chunks, fingerprint_shard, starts_of
 from attribution.tombstones import Tombstones
 from attribution.writer import check_output, remove_strays, write_error
 
@@ -84,11 +84,8 @@ def merge(
     optouts = _optouts(readers)
     masks = [_mask(reader, tombstones.resolve(optouts, reader.sources)[1]) for reader in readers]
     left_out = Counter({"opted out": sum(_forgotten(*pair).documents for pair in zip(readers, masks, strict=True))})
-    entries = chain.from_iterable(_entries(*pair) for pair in zip(readers, masks, strict=True))
-    with _shards(target, entries, readers[0].facts) as shards:
-        report = publish(
-            Merge(shards), target, name=name, text=readers[0].facts.text, overwrite=overwrite, skipped=left_out
-        )
+    with _merged(target, readers, masks) as merged:
+        report = publish(merged, target, name=name, text=readers[0].facts.text, overwrite=overwrite, skipped=left_out)
     if (asked_meanwhile := _optouts(readers)) != optouts:
         _forget(target, asked_meanwhile)
     return report
@@ -121,10 +118,9 @@ def compact(folder: str | os.PathLike[str]) -> CompactReport:
     if removed.documents == reader.facts.documents:
         raise SourceError(f"Everything in {target} is forgotten; delete the folder.")
     if removed.sources:
-        entries = _entries(reader, reader.forgotten)
-        with _shards(target, entries, reader.facts) as shards:
+        with _merged(target, [reader], [reader.forgotten]) as merged:
             publish(
-                Merge(shards),
+                merged,
                 target,
                 name=reader.facts.name,
                 text=reader.facts.text,
@@ -211,18 +207,56 @@ def _entries(reader: Reader, without: Mask | None) -> Iterator[Entry]:
 
 
 @contextlib.contextmanager
-def _shards(target: Path, entries: Iterable[Entry], facts: Facts) -> Iterator[list[Shard]]:
-    """Fingerprint documents, chunk by chunk, into shards that lie beside the target until the block ends."""
+def _merged(target: Path, readers: Sequence[Reader], without: Sequence[Mask | None]) -> Iterator[Merge]:
+    """Yield the merge of indexes without some sources; its shards lie beside the target until the block ends."""
     try:
         with workspace(target) as folder:
-            shards = []
-            for number, chunk in enumerate(chunks(entries, CHUNK_BYTES, lambda entry: len(entry.data))):
-                shard = fingerprint_shard(chunk, guarantee=facts.guarantee, renamed=bool(facts.lexer))
-                shard.save(folder / str(number))
-                shards.append(Shard.open(folder / str(number)))
-            yield shards
+            if readers[0].text_is_gone:
+                shards = [_resharded(reader, folder / str(number)) for number, reader in enumerate(readers)]
+                yield Merge(shards, without=without)
+            else:
+                entries = chain.from_iterable(_entries(*pair) for pair in zip(readers, without, strict=True))
+                yield Merge(list(_shards(folder, entries, readers[0].facts)))
     except OSError as error:
         raise write_error(target, error) from error
+
+
+def _shards(folder: Path, entries: Iterable[Entry], facts: Facts) -> Iterator[Shard]:
+    """Fingerprint documents, chunk by chunk, into shards in a folder."""
+    for number, chunk in enumerate(chunks(entries, CHUNK_BYTES, lambda entry: len(entry.data))):
+        shard = fingerprint_shard(chunk, guarantee=facts.guarantee, renamed=bool(facts.lexer))
+        shard.save(folder / str(number))
+        yield Shard.open(folder / str(number))
+
+
+def _resharded(reader: Reader, folder: Path) -> Shard:
+    """Write an index without text as a shard: of nothing but its own files can its fingerprints be made again.
+
+    So every byte is checked before. Raises `IndexFormatError`.
+    """
+    reader.verify()
+    assert reader.chains is not None  # noqa: S101 - see above
+    with ShardWriter(folder, reader.facts.guarantee, renamed=False) as writer:
+        lines, paths = [], []
+        for document in range(reader.facts.documents):
+            held = reader.stored(document)
+            for name, value in (("lines", held.lines), ("paths", held.path), ("digest", held.digest)):
+                writer.append(name, np.frombuffer(value, dtype=np.uint8) if isinstance(value, bytes) else value)
+            writer.append("size", np.array([held.source_bytes]))
+            lines.append(len(held.lines))
+            paths.append(len(held.path))
+        writer.append("line_starts", starts_of(lines))
+        writer.append("path_starts", starts_of(paths))
+        writer.append("original_starts", np.zeros(len(reader.starts)))
+        writer.append("starts", reader.starts)
+        writer.append("source", reader.source_of(np.arange(reader.facts.documents)))
+        writer.append("chains", reader.chains.symbols)
+        writer.append("chain_starts", reader.chains.entries_from(reader.starts))
+        for keys, positions in reader.postings.pairs():
+            writer.append("keys", keys)
+            writer.append("positions", positions)
+        writer.finish(reader.sources, 0)
+    return Shard.open(folder)
 
 
 def _size(folder: Path) -> int:

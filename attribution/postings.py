@@ -33,7 +33,7 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 U64 = npt.NDArray[np.uint64]
 U32 = npt.NDArray[np.uint32]
@@ -48,6 +48,7 @@ MAX_BITS = 57
 """A posting of 57 bits at any bit of a byte still lies within eight bytes."""
 
 _LANES = 64
+_PAIRED_BUCKETS = GROUP_BUCKETS << 12
 _PARTS: dict[str, np.dtype[Any]] = {
     "counts": np.dtype("u1"),
     "bases": np.dtype("<u8"),
@@ -122,8 +123,8 @@ class PostingsWriter:
         self._emit, self._stream = emit, stream
         self._buckets = max(1, -(-expected // bucket_postings))
         self._cell_width = max(1, (max(0, limit - 1) >> cell_bits).bit_length())
-        # The key has no more bits than the bucket leaves.
-        self._remainder_bits = min(remainder_bits, 32 - self._buckets.bit_length())
+        # With so many, bucket and remainder are the whole key.
+        self._remainder_bits = min(remainder_bits, 33 - self._buckets.bit_length())
         self._remainder_bits = max(0, min(self._remainder_bits, MAX_BITS - self._cell_width))
         self._cell_bits = cell_bits
         self._bits = self._cell_width + self._remainder_bits
@@ -308,6 +309,28 @@ class Postings:
         if frequent.any():
             places[frequent] = unpack(self.positions, index[frequent] - self._bucket_slots, layout.position_bits)
         return places, same
+
+    def pairs(self) -> Iterator[tuple[U32, I64]]:
+        """Yield all keys and places, sorted by both, in blocks; of postings that keep the whole key and no cells."""
+        layout = self.layout
+        often = _buckets(self.frequent, layout.buckets)
+        for first in range(0, layout.buckets, _PAIRED_BUCKETS):
+            last = min(first + _PAIRED_BUCKETS, layout.buckets)
+            counts = self.counts[first:last].astype(np.int64)
+            low = int(self.bases[first // GROUP_BUCKETS])
+            values = unpack(self.postings, np.arange(low, low + int(counts.sum())), layout.bits)
+            width = layout.bits - layout.remainder_bits
+            bucket = np.repeat(np.arange(first, last, dtype=np.uint64), counts)
+            least = bucket << np.uint64(32) | (values >> width).view(np.uint64) << np.uint64(32 - layout.remainder_bits)
+            # The one multiple of the buckets' number that begins so; at most 2**64 - 1, as a key is below 2**32.
+            keys = (least + np.uint64(layout.buckets - 1)) // np.uint64(layout.buckets)
+            begin, end = np.searchsorted(often, [first, last]).tolist()
+            starts = self.frequent_starts[begin : end + 1].view(np.int64)
+            index = np.arange(int(starts[0]), int(starts[-1])) - self._bucket_slots
+            held = np.concatenate([keys.astype(np.uint32), np.repeat(self.frequent[begin:end], np.diff(starts))])
+            places = np.concatenate([values & ((1 << width) - 1), unpack(self.positions, index, layout.position_bits)])
+            order = np.lexsort((places, held))
+            yield held[order], places[order]
 
     def whole(self, index: I64) -> Flags:
         """Return of which postings `places` are positions, not cells: of frequent keys, or where a cell is no more."""

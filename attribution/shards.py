@@ -15,11 +15,12 @@ shard are sorted in the index, and a merge reads each file once, from the front.
     paths          u8  (bytes of UTF-8,)    path_starts  u64 (documents + 1,)
     originals      u8  (bytes,)             original_starts u64 (documents + 1,)  source text, see `format.compressed`
     source         u32 (documents,)         number in the table of sources
-    digest         u8  (documents, 32)      SHA-256 of the source text in UTF-8
+    digest         u8  (documents, 16)      the start of the SHA-256 of the source text in UTF-8
     size           u64 (documents,)         bytes of the source text in UTF-8
     keys           u32 (postings,)          ascending
     positions      u64 (postings,)          in `text`, ascending among equal keys
     renamed_keys, renamed_positions         the same of the lexeme stream, see `lexemes`; nothing where it is not wanted
+    chains         u32 (entries,)           chain_starts u64 (documents + 1,)  only if `text` is gone: see `chains`
 
 Memory: a shard is made in memory, about eight bytes per byte of its text. A merge maps its shards and holds some 20
 bytes per document, one block of postings and the table of sources, whatever the size of the text.
@@ -43,9 +44,10 @@ import numpy as np
 import numpy.typing as npt
 
 from attribution import kernels, lexemes
+from attribution.chains import chain
 from attribution.errors import SourceError
 from attribution.fingerprint import GUARANTEES, K
-from attribution.format import SourceRecord, compressed
+from attribution.format import DIGEST_BYTES, SourceRecord, compressed, digest_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -54,12 +56,14 @@ if TYPE_CHECKING:
     from attribution.documents import Document
 
     Array = npt.NDArray[Any]
+    Flags = npt.NDArray[np.bool_]
 
 MANIFEST = "shard.json"
 POSTINGS_PER_BLOCK = 1 << 22
 TEXT_PER_BLOCK_BYTES = 1 << 24
 KEY_LIMIT = 1 << 32
 _ROWS_PER_BLOCK = 1 << 12
+_SYMBOLS_PER_BLOCK = 1 << 20
 _LEFT_OUT = -(1 << 62)
 _U64 = np.dtype("<u8")
 _DTYPES: dict[str, np.dtype[Any]] = {
@@ -78,10 +82,11 @@ _DTYPES: dict[str, np.dtype[Any]] = {
     "positions": _U64,
     "renamed_keys": np.dtype("<u4"),
     "renamed_positions": _U64,
+    "chains": np.dtype("<u4"),
+    "chain_starts": _U64,
 }
-LAYOUT = tuple(_DTYPES)
+LAYOUT = (*_DTYPES, DIGEST_BYTES)
 """What a shard consists of: one of another layout is not read again."""
-_DIGEST_BYTES = 32
 
 
 T = TypeVar("T")
@@ -144,7 +149,7 @@ class Shard:
             maps = {name: mapped for name in _DTYPES if (mapped := _mapped(folder / name, manifest["bytes"][name]))}
             arrays = {name: np.frombuffer(maps.get(name, b""), dtype) for name, dtype in _DTYPES.items()}
             sources = tuple(_record(source) for source in manifest["sources"])
-            arrays["digest"] = arrays["digest"].reshape(-1, _DIGEST_BYTES)
+            arrays["digest"] = arrays["digest"].reshape(-1, DIGEST_BYTES)
             guarantee, repeated, renamed = manifest["guarantee"], manifest["repeated"], manifest["renamed"]
             return cls(guarantee, sources, arrays, repeated, tuple(maps.values()), renamed)
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -202,7 +207,7 @@ def prepare(document: Document) -> Entry:
     return Entry(
         source=document.source,
         path=document.path.encode("utf-8", "surrogatepass"),
-        digest=hashlib.sha256(raw).digest(),
+        digest=digest_of(raw),
         source_bytes=len(raw),
         data=data,
         lines=lines,
@@ -282,10 +287,12 @@ def _arrays(entries: Sequence[Entry], sources: Sequence[SourceRecord], guarantee
         "originals": np.frombuffer(b"".join(entry.original for entry in entries), dtype=np.uint8),
         "original_starts": starts_of([len(entry.original) for entry in entries]),
         "source": np.array([numbers[entry.source] for entry in entries], dtype=np.uint32),
-        "digest": np.frombuffer(b"".join(e.digest for e in entries), dtype=np.uint8).reshape(-1, _DIGEST_BYTES),
+        "digest": np.frombuffer(b"".join(e.digest for e in entries), dtype=np.uint8).reshape(-1, DIGEST_BYTES),
         "size": np.array([entry.source_bytes for entry in entries], dtype=np.uint64),
         "keys": keys,
         "positions": positions,
+        "chains": np.empty(0, dtype=np.uint32),
+        "chain_starts": np.empty(0, dtype=np.uint64),
     }
 
 
@@ -361,10 +368,13 @@ class Merge:
     The order of the shards, and how documents were dealt out to them, change nothing. A document that is in several
     shards is taken once. Raises `SourceError` if the shards were made with different guarantees, or hold nothing.
 
-    `order` is that of an earlier merge of the same shards, which saves finding it again.
+    `order` is that of an earlier merge of the same shards, which saves finding it again. `without` says of each shard
+    which of its sources are left out, with their documents; None if none is.
     """
 
-    def __init__(self, shards: Sequence[Shard], order: Order | None = None) -> None:
+    def __init__(
+        self, shards: Sequence[Shard], order: Order | None = None, without: Sequence[Flags | None] | None = None
+    ) -> None:
         """Find the order of all documents."""
         if not any(shard.documents for shard in shards):
             raise SourceError("No source code was found in the sources; give folders or archives that hold some.")
@@ -372,9 +382,16 @@ class Merge:
             raise SourceError("The shards were made with different guarantees or streams; build them alike.")
         self.shards = tuple(shards)
         self.guarantee, self.renamed = shards[0].guarantee, shards[0].renamed
-        self.sources = tuple(sorted({source for shard in shards for source in shard.sources}, key=source_key))
+        absent = [np.zeros(len(shard.sources), dtype=np.bool_) for shard in shards]
+        self._without = [none if mask is None else mask for none, mask in zip(absent, without or absent, strict=True)]
+        kept = [
+            (s, gone)
+            for shard, mask in zip(shards, self._without, strict=True)
+            for s, gone in zip(shard.sources, mask.tolist(), strict=True)
+        ]
+        self.sources = tuple(sorted({source for source, gone in kept if not gone}, key=source_key))
         numbers = {source: number for number, source in enumerate(self.sources)}
-        self._numbers = [np.array([numbers[s] for s in shard.sources], dtype=np.uint32) for shard in shards]
+        self._numbers = [np.array([numbers.get(s, 0) for s in shard.sources], dtype=np.uint32) for shard in shards]
         self.order = order or self._ordered()
         self.documents = len(self.order.shard_of)
         self.corpus, self.repeated = self.order.corpus, self.order.repeated
@@ -382,18 +399,21 @@ class Merge:
 
     def _ordered(self) -> Order:
         """Find which document of which shard comes where."""
-        given = sum(shard.documents for shard in self.shards)
-        shard_of = np.empty(given, dtype=np.uint16)
-        number_of = np.empty(given, dtype=np.uint32)
+        room = sum(shard.documents for shard in self.shards)
+        shard_of = np.empty(room, dtype=np.uint16)
+        number_of = np.empty(room, dtype=np.uint32)
         corpus = hashlib.sha256()
-        count = 0
+        given, count = 0, 0
         previous: tuple[Any, ...] = ()
         for source, path, digest, shard, number in heapq.merge(*map(self._rows, range(len(self.shards)))):
+            given += 1
             if (source, path, digest) != previous:
                 previous = (source, path, digest)
                 shard_of[count], number_of[count] = shard, number
                 _add_to_corpus(corpus, self.sources[source], path, digest)
                 count += 1
+        if not count:
+            raise SourceError("Nothing is left of the sources; give others.")
         repeated = given - count + sum(shard.repeated for shard in self.shards)
         return Order(shard_of[:count], number_of[:count], corpus.hexdigest(), repeated)
 
@@ -401,14 +421,17 @@ class Merge:
         """Yield source, path, digest, shard and number of a shard's documents."""
         arrays = self.shards[shard].arrays
         for first in range(0, self.shards[shard].documents, _ROWS_PER_BLOCK):
-            sources = self._numbers[shard][arrays["source"][first : first + _ROWS_PER_BLOCK]].tolist()
+            local = arrays["source"][first : first + _ROWS_PER_BLOCK]
+            sources, gone = self._numbers[shard][local].tolist(), self._without[shard][local].tolist()
             starts = arrays["path_starts"][first : first + len(sources) + 1].tolist()
             paths = arrays["paths"][starts[0] : starts[-1]].tobytes()
             digests = arrays["digest"][first : first + len(sources)].tobytes()
             self.shards[shard].release()
             for i, source in enumerate(sources):
+                if gone[i]:
+                    continue
                 path = paths[starts[i] - starts[0] : starts[i + 1] - starts[0]]
-                yield source, path, digests[i * _DIGEST_BYTES : (i + 1) * _DIGEST_BYTES], shard, first + i
+                yield source, path, digests[i * DIGEST_BYTES : (i + 1) * DIGEST_BYTES], shard, first + i
 
     def column(self, name: str) -> Array:
         """Return a value of each document, in order: `source`, `size` or `digest`, or the lengths of other arrays.
@@ -441,6 +464,21 @@ class Merge:
                 if read_bytes >= TEXT_PER_BLOCK_BYTES:  # not after each stretch: it may be one small document
                     self._release()
                     read_bytes = 0
+
+    def chains(self) -> Iterator[npt.NDArray[np.uint32]]:
+        """Yield the chains of all documents in order, as they are or made of the text."""
+        for shard, first, last in self._stretches():
+            arrays = self.shards[shard].arrays
+            if len(arrays["chains"]):
+                start, end = int(arrays["chain_starts"][first]), int(arrays["chain_starts"][last])
+                for at in range(start, end, _SYMBOLS_PER_BLOCK):
+                    yield arrays["chains"][at : min(at + _SYMBOLS_PER_BLOCK, end)]
+            else:
+                starts = arrays["starts"][first : last + 1].tolist()
+                for start, end in itertools.pairwise(starts):
+                    data = arrays["text"][start:end]
+                    yield chain(data, kernels.prints(data, K, GUARANTEES[self.guarantee]).positions).symbols
+            self._release()
 
     def _stretches(self) -> Iterator[tuple[int, int, int]]:
         """Yield shard, first and last + 1 of documents that follow each other here as they do in their shard."""

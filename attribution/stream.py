@@ -59,9 +59,14 @@ class StreamChecker:
     """
 
     def __init__(self, indexes: Sequence[Index], left_context: str, limit: int) -> None:
-        """Begin a text. Raises `QueryError` if `limit`, in normalised characters, is below an index's guarantee."""
+        """Begin a text.
+
+        Raises `QueryError` if `limit`, in normalised characters, is below an index's guarantee, or one has no text.
+        """
         self._indexes = tuple(indexes)
         self._readers = tuple(index.reader for index in self._indexes)
+        if gone := [str(reader.folder) for reader in self._readers if reader.text_is_gone]:
+            raise QueryError(f"{gone[0]} keeps no text, and cannot follow one that grows; search it when it is whole.")
         self._limit = limit
         guarantee = max((reader.facts.guarantee for reader in self._readers), default=limit)
         if limit < guarantee:

@@ -18,22 +18,22 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from attribution import tombstones
+from attribution import chains, tombstones
+from attribution.details import DOCUMENTS_PER_BLOCK, packed, packed_lines
 from attribution.durable import locked, sync_folder, workspace, write_synced
 from attribution.errors import IndexExistsError, IndexWriteError
 from attribution.format import (
-    DOCUMENT,
     FILE_KINDS,
     FILE_NAME,
     FORMAT,
     FORMAT_VERSION,
     HEADER,
+    NO_TEXT,
     RENAMED,
     TEXT_MARGIN_BYTES,
     VERBATIM,
     Contents,
     checksum,
-    packed_lines,
     read_header,
 )
 from attribution.postings import PostingsLayout, PostingsWriter
@@ -46,14 +46,17 @@ Array = npt.NDArray[Any]
 
 _PACKING = {
     ("raw", 50): {"bucket_postings": 4, "cell_bits": 3, "remainder_bits": 0},
-    ("raw", 100): {"bucket_postings": 8, "cell_bits": 5, "remainder_bits": 0},
+    ("raw", 100): {"bucket_postings": 8, "cell_bits": 6, "remainder_bits": 0},
     ("compressed", 50): {"bucket_postings": 4, "cell_bits": 0, "remainder_bits": 6},
     ("compressed", 100): {"bucket_postings": 4, "cell_bits": 0, "remainder_bits": 6},
+    (NO_TEXT, 50): {"bucket_postings": 4, "cell_bits": 0, "remainder_bits": 32},
+    (NO_TEXT, 100): {"bucket_postings": 4, "cell_bits": 0, "remainder_bits": 32},
 }
 """By what is kept of the text, and guarantee.
 
-All eight places of a cell of a mapped text are looked at in a tenth of a microsecond, one of a compressed text in
-a hundred. With the guarantee of 100 a question has half as many k-grams, and can look at more places for each.
+All eight places of a cell of a mapped text are looked at in a tenth of a microsecond, one of a compressed text in a
+hundred; without text whole keys are kept, by which indexes are merged. With the guarantee of 100 a question has half
+as many k-grams, and can look at more places for each.
 """
 
 # A look takes a document to be lexed again, a millisecond: one in 64 is for nothing.
@@ -139,11 +142,13 @@ class _Files:
 
 def _write_files(stage: Path, contents: Contents) -> PostingsLayout:
     with _Files(stage) as files:
-        line_starts = _write_documents(files, contents)
-        files.append("documents", _records(contents, line_starts))
+        _write_documents(files, contents)
         files.append("starts", contents.columns["starts"])
+        files.append("digests", contents.columns["digest"])
         sources = [asdict(source) for source in contents.sources]
         files.append("sources", json.dumps(sources, sort_keys=True).encode("ascii"))
+        numbers = np.arange(len(sources) + 1, dtype=np.uint32)
+        files.append("source_starts", np.searchsorted(contents.columns["source"], numbers))
         layout = _write_postings(files, contents)
         header: dict[str, Any] = {
             "format": FORMAT,
@@ -158,21 +163,35 @@ def _write_files(stage: Path, contents: Contents) -> PostingsLayout:
     return layout
 
 
-def _write_documents(files: _Files, contents: Contents) -> npt.NDArray[np.uint64]:
-    """Write what documents have of their own, and return where the packed lines of each start."""
+def _write_documents(files: _Files, contents: Contents) -> None:
     margin = np.zeros(TEXT_MARGIN_BYTES, dtype=np.uint8)
     if contents.facts.text == "raw":
         for block in itertools.chain([margin], contents.blocks["text"], [margin]):
             files.append("text", block)
-    for kind in ("paths", "originals"):
-        for block in contents.blocks[kind]:
-            files.append(kind, block)
-    sizes = [0]
-    for table in _per_document(contents.blocks["lines"], contents.columns["line_starts"]):
-        packed = packed_lines(table)
-        files.append("lines", packed)
-        sizes.append(len(packed))
-    return np.cumsum(sizes, dtype=np.uint64)
+    if contents.facts.text == NO_TEXT:
+        for symbols, bases in chains.bases(contents.blocks["chains"]):
+            files.append("chain-symbols", symbols)
+            files.append("chain-bases", bases)
+    else:
+        for block in contents.blocks["originals"]:
+            files.append("originals", block)
+    columns = contents.columns
+    originals = columns["original_starts"]
+    paths = _per_document(contents.blocks["paths"], columns["path_starts"])
+    lines = _per_document(contents.blocks["lines"], columns["line_starts"])
+    start = 0
+    for first in range(0, contents.facts.documents, DOCUMENTS_PER_BLOCK):
+        last = min(first + DOCUMENTS_PER_BLOCK, contents.facts.documents)
+        stream = packed(
+            columns["size"][first:last].tolist(),
+            np.diff(originals[first : last + 1]).tolist(),
+            [path.tobytes() for path in itertools.islice(paths, last - first)],
+            [packed_lines(table) for table in itertools.islice(lines, last - first)],
+        )
+        files.append("details", stream)
+        files.append("blocks", [start, originals[first]])
+        start += len(stream)
+    files.append("blocks", [start, originals[-1]])
 
 
 def _write_postings(files: _Files, contents: Contents) -> PostingsLayout:
@@ -211,21 +230,9 @@ def _fed(writer: PostingsWriter, blocks: Iterable[tuple[Array, Array]]) -> Posti
     return writer.finish()
 
 
-def _records(contents: Contents, line_starts: npt.NDArray[np.uint64]) -> Array:
-    columns = contents.columns
-    records = np.zeros(len(line_starts), dtype=DOCUMENT)
-    records["lines"] = line_starts
-    records["path"] = columns["path_starts"]
-    records["original"] = columns["original_starts"]
-    records["source"][:-1] = columns["source"]
-    records["bytes"][:-1] = columns["size"]
-    records["digest"][:-1] = columns["digest"]
-    return records
-
-
 def _per_document(blocks: Iterable[Array], starts: Array) -> Iterator[Array]:
     """Yield each document's part of blocks that follow each other."""
-    held: Array = np.empty(0, dtype=np.uint32)
+    held: Array = np.empty(0, dtype=np.uint8)
     following = iter(blocks)
     offset = 0
     for start, end in zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True):

@@ -114,7 +114,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--megabytes", type=int, default=60)
     parser.add_argument("--guarantee", type=int, default=100, choices=(50, 100))
-    parser.add_argument("--text", default="compressed", choices=("raw", "compressed"))
+    parser.add_argument("--text", default="compressed", choices=("raw", "compressed", "none"))
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=corpora.folder()) as folder:

@@ -50,7 +50,10 @@ def add_index(commands: terminal.Commands) -> None:
         "--guarantee", type=int, choices=(50, 100), default=50, help="every run of so many characters is found"
     )
     build.add_argument(
-        "--text", choices=("raw", "compressed"), default="raw", help="keep text as it is compared, or a third of it"
+        "--text",
+        choices=("raw", "compressed", "none"),
+        default="raw",
+        help="keep text as it is compared, or a third of it, or none: hashes confirm matches then",
     )
     build.add_argument(
         "--no-renamed",
@@ -168,6 +171,7 @@ def _index_info(options: argparse.Namespace) -> int:
         with Index.open(path) as index:
             gone = forgotten(index.reader)
             fact = {"index": str(path)} | asdict(index.reader.facts)
+            fact |= {name: index.summary[name] for name in ("confirmed_by", "surely_found")}
             fact |= {f"{kind}_bytes": size for kind, size in index.reader.sizes().items()}
             facts.append(fact | {"forgotten_sources": gone.sources, "forgotten_documents": gone.documents})
     if options.json:

@@ -211,7 +211,10 @@ def _is_shown(character: str) -> bool:
 def _scope(checked: Checked) -> str:
     documents = sum(index["documents"] for index in checked.indexes)
     names = ", ".join(str(index["name"]) for index in checked.indexes)
-    return f"{_counted(documents, 'document')} of {names}{f' (not all: {checked.reason})' if checked.reason else ''}"
+    partly = f" (not all: {checked.reason})" if checked.reason else ""
+    textless = [str(index["name"]) for index in checked.indexes if index.get("confirmed_by") == "hashes"]
+    shown = f" ({', '.join(textless)}: no text kept, passages as far as hashes confirm them)" if textless else ""
+    return f"{_counted(documents, 'document')} of {names}{partly}{shown}"
 
 
 def _counted(number: int, noun: str) -> str:

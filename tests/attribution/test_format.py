@@ -140,19 +140,20 @@ def rewrite(folder: Path, **changes: Any) -> None:  # noqa: ANN401
 
 def test_a_newer_index_says_so(folder: Path) -> None:
     """A newer format, normaliser or guarantee is an error that asks for an upgrade."""
-    for changes in ({"version": 3}, {"facts": {"normaliser": 2}}, {"facts": {"k": 30}}, {"facts": {"guarantee": 75}}):
+    for changes in ({"version": 4}, {"facts": {"normaliser": 2}}, {"facts": {"k": 30}}, {"facts": {"guarantee": 75}}):
         rewrite(folder, **changes)
         with pytest.raises(IndexVersionError, match=r"index\.json .* upgrade Starcite\."):
             Index.open(folder)
-        rewrite(folder, version=2, facts={"normaliser": 1, "k": 16, "guarantee": 50})
+        rewrite(folder, version=3, facts={"normaliser": 1, "k": 16, "guarantee": 50})
     assert Index.open(folder).summary["guarantee"] == 50
 
 
 def test_an_older_index_is_to_be_rebuilt(folder: Path) -> None:
-    """The first format, of which no reader is kept, is an error that says how to get a new index."""
-    rewrite(folder, version=1)
-    with pytest.raises(IndexVersionError, match=r"index\.json has format 1, .*'starcite index build'"):
-        Index.open(folder)
+    """A former format, of which no reader is kept, is an error that says how to get a new index."""
+    for version in (1, 2):
+        rewrite(folder, version=version)
+        with pytest.raises(IndexVersionError, match=rf"index\.json has format {version}, .*'starcite index build'"):
+            Index.open(folder)
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"{}", b"\xff\xfe", b'{"format": "tar"}', b"[" * 100_000])

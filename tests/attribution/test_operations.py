@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
+import zlib
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +23,7 @@ from attribution.build import build, build_documents
 from attribution.documents import Document, read
 from attribution.errors import IndexExistsError, IndexFormatError, IndexWriteError, QueryError, SourceError
 from attribution.fingerprint import GUARANTEES, K, fingerprints
-from attribution.format import TEXT_MODES, Reader, SourceRecord
+from attribution.format import NO_TEXT, TEXT_MODES, Reader, SourceRecord
 from attribution.index import Index, search
 from attribution.normalise import text as normalised
 from attribution.operations import Forgotten, compact, forget, merge
@@ -72,6 +73,7 @@ def names(index: Index, query: str) -> set[str]:
     return {source.name for match in index.matches(query, min_run=50) for source in match.sources}
 
 
+MODES = (*TEXT_MODES, NO_TEXT)
 TEXTS = st.one_of(st.text(max_size=40), st.integers(0, 5).map(text), st.sampled_from(["ab" * 99, "", "é" * 60]))
 DOCUMENTS = st.builds(Document, TEXTS, st.sampled_from(["a.py", "b/é.c", "\udc80.go"]), st.sampled_from(SOURCES))
 CORPORA = st.lists(st.lists(DOCUMENTS, min_size=1, max_size=8), min_size=1, max_size=4)
@@ -81,7 +83,7 @@ CORPORA = st.lists(st.lists(DOCUMENTS, min_size=1, max_size=8), min_size=1, max_
 @given(
     corpora=CORPORA,
     guarantee=st.sampled_from(sorted(GUARANTEES)),
-    mode=st.sampled_from(TEXT_MODES),
+    mode=st.sampled_from(MODES),
     chunk=st.sampled_from([1, 300, 1 << 26]),
 )
 def test_a_merge_is_the_build_of_the_union(
@@ -103,7 +105,7 @@ def test_a_merge_is_the_build_of_the_union(
 @given(
     documents=st.lists(DOCUMENTS, min_size=1, max_size=12),
     owners=st.sets(st.sampled_from(["ann", "bob", "x"])),
-    mode=st.sampled_from(TEXT_MODES),
+    mode=st.sampled_from(MODES),
 )
 def test_a_compacted_index_is_the_build_without(
     documents: list[Document], owners: set[str], mode: str, tmp_path_factory: pytest.TempPathFactory
@@ -199,7 +201,7 @@ def test_several_indexes_forget_each_for_itself(tmp_path: Path) -> None:
         assert [source.name for source in match.sources] == ["bob/tool"]
 
 
-@pytest.mark.parametrize("mode", TEXT_MODES)
+@pytest.mark.parametrize("mode", MODES)
 def test_compacting_leaves_no_trace(tmp_path: Path, mode: str) -> None:
     """No file holds a name, a path, an opt-out, a stretch of the text or a fingerprint of what was forgotten.
 
@@ -217,14 +219,17 @@ def test_compacting_leaves_no_trace(tmp_path: Path, mode: str) -> None:
     words += [int(key).to_bytes(4, "little") for key in fingerprints(data, K, GUARANTEES[50]).keys]
 
     def found() -> set[bytes]:
-        originals = [Reader(tmp_path / "index").original(n).encode() for n in range(documents())]
-        whole = b"\n".join([*contents(tmp_path / "index").values(), *originals])
+        held = [Reader(tmp_path / "index").stored(n) for n in range(documents())]
+        packed = [each.path + (zlib.decompress(each.original) if each.original else b"") for each in held]
+        whole = b"\n".join([*contents(tmp_path / "index").values(), *packed])
         return {word for word in words if word in whole}
 
     def documents() -> int:
         return Reader(tmp_path / "index").facts.documents
 
-    assert found() >= (set(words) if mode == "raw" else set(words[:5]) | set(words[-50:]))
+    there = {"raw": words, "compressed": [*words[:5], *words[-50:]], "none": [*words[:4], *words[-50:]]}[mode]
+    assert found() >= set(there)
+    assert mode != "none" or words[4] not in found()
     forget(tmp_path / "index", write_optouts(tmp_path, ["ann-7f3"]))
     compact(tmp_path / "index")
     assert (found(), documents()) == (set(), 2)

@@ -143,6 +143,13 @@ def test_an_index_that_could_not_be_searched_is_told() -> None:
     assert "7 documents of i (not all: x is damaged.)" in printed(result(checked=part))
 
 
+def test_passages_of_an_index_without_text_do_not_pass_for_whole() -> None:
+    """Of an index that keeps no text it is said that hashes confirm what is shown, and no more is."""
+    indexes = tuple(index | {"confirmed_by": "hashes"} for index in CHECKED.indexes)
+    shown = printed(result(checked=Checked("checked", None, indexes, "unknown", 0.1)))
+    assert "7 documents of i (i: no text kept, passages as far as hashes confirm them)" in shown
+
+
 def test_sources_under_different_licences_are_flagged() -> None:
     """A person sees it before reading the list."""
     assert "rare, licences conflict" in printed(result(match(source("MIT"), source("ISC"), license_conflict=True)))
