@@ -132,7 +132,7 @@ def _package(row: dict[str, Any]) -> Package:
 
 def lock_line(package: Package) -> str:
     """Return a package's line of the lock."""
-    return json.dumps(asdict(package), ensure_ascii=False, separators=(",", ":"))
+    return json.dumps(asdict(package), separators=(",", ":"))
 
 
 def write_lock(path: Path, packages: Iterable[Package]) -> None:

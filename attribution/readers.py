@@ -3,7 +3,7 @@
 The columns are those of The Stack v1 and v1-dedup, v2, v3, of Stack-Edu and of their mirrors:
 
     text       content · text · code · body                str, or bytes in the encoding that `src_encoding` names
-    source     repo_name · max_stars_repo_name · repo_path  with the commit, the path, and `url` of what is no owner/repo
+    source     repo_name · max_stars_repo_name · repo_path  with commit, path, and the `url` of what is no owner/repo
     licences   detected_licenses · license · gha_license_id a list, a word, or {"list": [{"item": …}]} as BigQuery has
     files[]    the row is a repository (v3, v2-train): every file is a document, and has the columns that the row lacks
 
