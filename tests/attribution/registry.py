@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 MIT = (
-    "MIT License\n\nPermission is hereby granted, free of charge, to any person obtaining a copy of this software to deal "
-    "in it without restriction.\nThe above copyright notice and this permission notice shall be included in all copies.\n"
+    "MIT License\n\nPermission is hereby granted, free of charge, to any person obtaining a copy of this software.\n"
+    "The above copyright notice and this permission notice shall be included in all copies.\n"
 )
 GPL = "GNU GENERAL PUBLIC LICENSE\nVersion 3, 29 June 2007\n"
 

@@ -48,14 +48,14 @@ bytes = 1000000
 seeds = "j0 j1"
 """
 SHARED = code("shared", 60)
-SECRET = "# write to ada.lovelace@analytical.engine.org\n"
+PERSONAL = "# write to ada.lovelace@analytical.engine.org\n"
 
 
 @pytest.fixture
 def made(registry: Registry, tmp_path: Path) -> Manifest:
     """Return a manifest with the lock of six small packages, two of which share a file and one of which copies."""
     for number in range(4):
-        files: dict[str, str | bytes] = {f"src/{name}.py": SECRET + code(f"{name}{number}", 60) for name in "ba"}
+        files: dict[str, str | bytes] = {f"src/{name}.py": PERSONAL + code(f"{name}{number}", 60) for name in "ba"}
         files |= {"src/shared.py": SHARED} if number < 2 else {"src/copied.py": PROBLEM + code(f"copied{number}")}
         registry.add_pypi(f"p{number}", sdist(f"p{number}", "1.0", files))
     for number in range(2):

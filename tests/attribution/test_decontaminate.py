@@ -22,7 +22,8 @@ PROBLEM = (
     "def longest_common_run(first, second):\n"
     '    """Return the longest run of characters that both words share, the leftmost one if there are several."""\n'
     "    best = ''\n    for start in range(len(first)):\n        for stop in range(start + 1, len(first) + 1):\n"
-    "            if first[start:stop] in second and len(best) < stop - start:\n                best = first[start:stop]\n"
+    "            if first[start:stop] in second and len(best) < stop - start:\n"
+    "                best = first[start:stop]\n"
     "    return best\n"
 )
 WORDS = PROBLEM.split()
@@ -32,7 +33,9 @@ WORDS = PROBLEM.split()
 def table(tmp_path_factory: pytest.TempPathFactory) -> Table:
     """Return the table of one problem."""
     path = tmp_path_factory.mktemp("problems") / "p.jsonl"
-    path.write_text(json.dumps({"prompt": PROBLEM, "test_list": ["assert short and never enough to be looked for"]}) + "\n")
+    path.write_text(
+        json.dumps({"prompt": PROBLEM, "test_list": ["assert short and never enough to be looked for"]}) + "\n"
+    )
     return Table.of_benchmarks([path])
 
 

@@ -13,6 +13,7 @@ from attribution.licenses import PERMISSIVE
 from attribution.packages import Package
 
 STARTER = Path(__file__).parent.parent.parent / "models" / "starter" / "corpus.toml"
+HEAD = "name = 'x'\n[profiles.a]\npackages = 1\n"
 PACKAGE = Package("pypi", "a", "1", "a.tar.gz", "a" * 64, ("MIT",), 3, "0" * 16)
 
 
@@ -59,10 +60,10 @@ def test_no_lock(tmp_path: Path) -> None:
         ("name =", "is no TOML"),
         ("name = 'x'", "is no manifest"),
         ("name = 'x'\n[profiles]", "is no manifest"),
-        ("name = 'x'\n[profiles.a]\npackages = 1\nodd = 2", "is no manifest"),
-        ("name = 'x'\n[profiles.a]\npackages = 1\n[[collect]]\nregistry = 'cpan'\nlanguages = []\nbytes = 1", "is no manifest"),
+        (f"{HEAD}odd = 2", "is no manifest"),
+        (f"{HEAD}[[collect]]\nregistry = 'cpan'\nlanguages = []\nbytes = 1", "is no manifest"),
     ],
-)  # fmt: skip
+)
 def test_a_bad_manifest(tmp_path: Path, text: str | None, told: str) -> None:
     """It is named, with what is wrong."""
     path = tmp_path / "x.toml"

@@ -10,7 +10,11 @@ from attribution.provenance import DoubtfulError, foreign_folders, is_license_fi
 from tests.attribution.registry import GPL, MIT
 
 PKG_INFO = "Metadata-Version: 2.4\nName: demo\nVersion: 1.0\nProject-URL: Source, https://example.org/demo\n"
-BSD = "Redistribution and use in source and binary forms are permitted. Names may be used to endorse or promote nothing.\n"
+BSD = (
+    "Redistribution and use in source and binary forms are allowed. Names may be used to endorse or promote nothing.\n"
+)
+UNKNOWN = "package with a licence file that is not recognised"
+OTHER = "package's licence file is of another licence than it states"
 DEP5 = """Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/
 Source: https://example.org/demo
 
@@ -35,7 +39,12 @@ License: GPL-3+
 def test_a_stated_and_confirmed_licence_is_taken() -> None:
     """An expression that the licence file confirms gives the source, with the project's address."""
     found = source_of("pypi", "demo", "1.0", {"PKG-INFO": PKG_INFO + "License-Expression: MIT\n", "LICENSE": MIT})
-    assert (found.name, found.revision, found.url, found.licenses) == ("demo", "1.0", "https://example.org/demo", ("MIT",))
+    assert (found.name, found.revision, found.url, found.licenses) == (
+        "demo",
+        "1.0",
+        "https://example.org/demo",
+        ("MIT",),
+    )
 
 
 def test_a_family_is_made_exact_by_its_text() -> None:
@@ -49,14 +58,14 @@ def test_a_family_is_made_exact_by_its_text() -> None:
     [
         ("License-Expression: MIT\n", {}, "package without a licence file"),
         ("", {"LICENSE": MIT}, "package states no licence"),
-        ("License-Expression: MIT\n", {"LICENSE": BSD}, "package's licence file is of another licence than it states"),
-        ("License-Expression: GPL-3.0-only\n", {"COPYING": GPL}, "package with a licence file that is not recognised"),
-        ("License-Expression: MPL-2.0\n", {"LICENSE": "Mozilla"}, "package with a licence file that is not recognised"),
-        ("License-Expression: MIT\n", {"LICENSE": MIT + GPL}, "package with a licence file that is not recognised"),
-        ("License-Expression: MIT\n", {"LICENSE": MIT, "LICENSE.extra": "All mine."}, "package with a licence file that is not recognised"),
-        ("License-Expression: MIT\n", {"LICENSE": MIT + "The Commons Clause applies."}, "package with a licence file that is not recognised"),
+        ("License-Expression: MIT\n", {"LICENSE": BSD}, OTHER),
+        ("License-Expression: GPL-3.0-only\n", {"COPYING": GPL}, UNKNOWN),
+        ("License-Expression: MPL-2.0\n", {"LICENSE": "Mozilla"}, UNKNOWN),
+        ("License-Expression: MIT\n", {"LICENSE": MIT + GPL}, UNKNOWN),
+        ("License-Expression: MIT\n", {"LICENSE": MIT, "LICENSE.extra": "All mine."}, UNKNOWN),
+        ("License-Expression: MIT\n", {"LICENSE": MIT + "The Commons Clause applies."}, UNKNOWN),
     ],
-)  # fmt: skip
+)
 def test_doubt_keeps_a_package_out(metadata: str, files: dict[str, str], reason: str) -> None:
     """Nothing stated, nothing confirmed, contradictions and words of other licences each have their reason."""
     with pytest.raises(DoubtfulError, match=reason):
@@ -71,7 +80,9 @@ def test_without_metadata() -> None:
 
 def test_npm() -> None:
     """package.json states, and the licence file confirms."""
-    manifest = json.dumps({"name": "other", "version": "9", "license": "MIT", "repository": "git+https://example.org/d.git"})
+    manifest = json.dumps(
+        {"name": "other", "version": "9", "license": "MIT", "repository": "git+https://example.org/d.git"}
+    )
     found = source_of("npm", "@a/demo", "1.0", {"package.json": manifest, "LICENSE": MIT})
     assert (found.name, found.revision, found.url) == ("@a/demo", "1.0", "https://example.org/d")
 

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 def test_pypi(registry: Registry) -> None:
     """A release has its digest, its address made absolute, what it states and what it wants."""
-    sha256 = registry.add_pypi("demo", sdist("demo", "1.0", {"a.py": code("a")}), wants=("Other_Thing[x]>=1; extra == 'y'",))
+    sha256 = registry.add_pypi(
+        "demo", sdist("demo", "1.0", {"a.py": code("a")}), wants=("Other_Thing[x]>=1; extra == 'y'",)
+    )
     release = Registries().release("pypi", "Demo")
     assert (release.name, release.version, release.sha256) == ("demo", "1.0", sha256)
     assert release.url == f"{registry.url}/packages/demo-1.0.tar.gz"
@@ -42,7 +44,7 @@ def test_npm(registry: Registry) -> None:
 
 
 def test_gone(registry: Registry) -> None:
-    """A name that the registry lacks, and an archive that its page does not list, are told apart from a bad connection."""
+    """A name that the registry lacks, and an archive that its page does not list, are gone."""
     with pytest.raises(NotFoundError, match="gone"):
         Registries().release("npm", "demo")
     registry.add_pypi("demo", b"x")
