@@ -10,6 +10,7 @@ import hashlib
 import re
 from collections import Counter, deque
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from attribution import archives
@@ -133,6 +134,20 @@ class Collector:
             self._taken.add((release.registry, release.name))
             return locked(release, sha256, found), sum(sizes[language] for language in kind.languages)
         return None
+
+
+def relocked(packages: Iterable[Package], downloads: Downloads, cache: Path) -> Iterator[Package]:
+    """Yield the packages of a lock with what the rules of today make of them; none of which too little is left.
+
+    Raises `RegistryError` and `OSError`.
+    """
+    for package in packages:
+        facts = {"registry": package.registry, "name": package.name, "version": package.version}
+        archive = downloads.locked(**facts, file=package.file, sha256=package.sha256)
+        found = cleaned(archive, cache, **facts, sha256=package.sha256)
+        if found.source and sum(found.bytes_by_language().values()) >= MIN_PACKAGE_BYTES:
+            licenses, files = found.source.licenses, len(found.documents)
+            yield replace(package, licenses=licenses, files=files, digest=found.digest)
 
 
 def locked(release: Release, sha256: str, found: Cleaned) -> Package:

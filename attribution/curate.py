@@ -201,7 +201,7 @@ class _Run:
         if found.digest != package.digest:
             raise CorpusError(
                 f"{package.label} comes out otherwise than {self.manifest.lock} says (from {archive}): the rules have "
-                "changed since. Lock it again: starcite corpus lock."
+                "changed since. Note anew what comes out: starcite corpus lock --keep."
             )
 
     def documents(self, skipped: Counter[str]) -> Iterable[Document]:

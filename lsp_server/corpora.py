@@ -54,7 +54,17 @@ def add_corpus(commands: terminal.Commands) -> None:
         "choose packages anew: ask the registries, and write the manifest's lock",
         "starcite corpus lock models/starter/corpus.toml",
     )
-    lock.add_argument("--skip", metavar="REGISTRY", choices=("pypi", "npm", "debian"), nargs="+", default=())
+    lock.add_argument(
+        "--skip",
+        metavar="REGISTRY",
+        choices=("pypi", "npm", "debian"),
+        nargs="+",
+        default=(),
+        help="do without pypi, npm or debian",
+    )
+    lock.add_argument(
+        "--keep", action="store_true", help="keep the locked packages, and note anew what today's rules make of them"
+    )
     for parser in (build, lock):
         parser.add_argument("manifest", metavar="MANIFEST", type=Path, help="the manifest (.toml), its lock beside it")
         terminal.with_json(parser)
@@ -127,23 +137,23 @@ def _print_facts(out: Path, facts: dict[str, Any], seconds: float) -> None:
 
 def _lock(options: argparse.Namespace) -> int:
     from attribution import manifest
-    from attribution.collect import Collector
-    from attribution.downloads import Downloads
+    from attribution.collect import Collector, relocked
     from attribution.registries import Registries
 
     wanted = manifest.read(options.manifest)
-    registries = Registries()
-    collector = Collector(
-        Downloads(paths.cache_dir() / "archives", registries), registries, paths.cache_dir() / "cleaned"
-    )
-    progress = terminal.Progress("collecting")
-    found = collector.collected(
-        (kind for kind in wanted.collect if kind.registry not in options.skip),
-        progress=(lambda kind, done, total: progress.show_bytes(min(done, total), total, kind))
-        if sys.stderr.isatty()
-        else None,
-    )
-    progress.clear()
+    caches = _caches()
+    collector = Collector(caches.downloads, Registries(), caches.cleaned)
+    if options.keep:
+        found = list(relocked(manifest.read_lock(wanted.lock), caches.downloads, caches.cleaned))
+    else:
+        progress = terminal.Progress("collecting")
+        found = collector.collected(
+            (kind for kind in wanted.collect if kind.registry not in options.skip),
+            progress=(lambda kind, done, total: progress.show_bytes(min(done, total), total, kind))
+            if sys.stderr.isatty()
+            else None,
+        )
+        progress.clear()
     manifest.write_lock(wanted.lock, found)
     left_out = dict(collector.left_out.most_common())
     if options.json:

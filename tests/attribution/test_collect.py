@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from attribution import collect
-from attribution.collect import Collector, mixed
+from attribution import collect, packages
+from attribution.collect import Collector, mixed, relocked
 from attribution.downloads import Downloads
 from attribution.errors import CorpusError
 from attribution.manifest import Collect
@@ -93,6 +93,22 @@ def test_an_odd_answer_is_counted(registry: Registry, tmp_path: Path) -> None:
     collecting = collector(tmp_path)
     assert collecting.collected([replace(PYTHON, seeds=("a",))]) == []
     assert collecting.left_out == {"registry did not answer as expected": 1}
+
+
+def test_a_lock_is_noted_anew(registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The packages stay, with what other rules make of them; one of which too little is left goes."""
+    for name in ("a", "b"):
+        registry.add_pypi(name, sdist(name, "1.0", {f"{part}.py": code(name + part, 60) for part in ("x", "y")}))
+    before = collector(tmp_path).collected([replace(PYTHON, seeds=("a", "b"))])
+    assert list(relocked(before, Downloads(tmp_path / "archives"), tmp_path / "cleaned")) == before
+    registry.files.clear()
+    monkeypatch.setattr(packages, "MAX_PACKAGE_BYTES", 9_000)
+    monkeypatch.setattr(collect, "MIN_PACKAGE_BYTES", 5_000)
+    after = list(relocked(before, Downloads(tmp_path / "archives"), tmp_path / "other"))
+    assert [(one.name, one.files) for one in after] == [("a", 1), ("b", 1)]
+    assert all(old.sha256 == new.sha256 and old.digest != new.digest for old, new in zip(before, after, strict=True))
+    monkeypatch.setattr(collect, "MIN_PACKAGE_BYTES", 50_000)
+    assert list(relocked(before, Downloads(tmp_path / "archives"), tmp_path / "other")) == []
 
 
 def test_kinds_are_mixed_in_proportion() -> None:

@@ -200,7 +200,7 @@ def test_other_bytes_than_locked(registry: Registry, made: Manifest, tmp_path: P
 def test_other_rules_than_locked(made: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A package that comes out otherwise than the lock says ends the build."""
     monkeypatch.setattr(packages, "MAX_PACKAGE_BYTES", 1000)
-    with pytest.raises(CorpusError, match="Lock it again"):
+    with pytest.raises(CorpusError, match="lock --keep"):
         curate.build(made, tmp_path / "out", caches(tmp_path), Wish())
 
 

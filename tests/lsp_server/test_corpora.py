@@ -53,6 +53,11 @@ def test_lock_and_build(served: Registry, tmp_path: Path, capsys: pytest.Capture
     assert main(["corpus", "build", manifest, "--out", out, "--limit", "1"]) == 0
     assert "1 documents" in capsys.readouterr().out
     assert len(served.asked) == asked
+    before = (tmp_path / "demo.lock.jsonl").read_bytes()
+    assert main(["corpus", "lock", manifest, "--keep"]) == 0
+    assert "2 packages" in capsys.readouterr().out
+    assert (tmp_path / "demo.lock.jsonl").read_bytes() == before
+    assert len(served.asked) == asked
     assert main(["corpus", "lock", manifest, "--skip", "pypi"]) == 0
     assert "0 packages" in capsys.readouterr().out
 
