@@ -33,6 +33,7 @@ MIN_PACKAGE_BYTES = 8_000
 CONNECTIONS = 8
 
 _WAVE = 64
+_NO_ANSWER = "registry did not answer as expected"
 _QUOTED = re.compile(r"['\"]([@\w][\w./@-]*)['\"]")
 
 
@@ -60,6 +61,11 @@ class Collector:
                 if progress:
                     progress("/".join(kind.languages), sum(row[1] for row in rows), kind.bytes)
             found.append(rows)
+        if self.left_out[_NO_ANSWER] > sum(map(len, found)):
+            raise RegistryError(
+                f"The registries did not answer for {self.left_out[_NO_ANSWER]:,} packages, more than they had; see to "
+                "the connection and run this again: what was fetched is kept."
+            )
         return mixed(found)
 
     def _of_kind(self, kind: Collect) -> Iterator[tuple[Package, int]]:
@@ -114,7 +120,7 @@ class Collector:
         except NotFoundError:
             return self._not(None, "no such package, or no source archive")
         except (RegistryError, KeyError, TypeError, ValueError):
-            return self._not(None, "registry did not answer as expected")
+            return self._not(None, _NO_ANSWER)
 
     def _not(self, release: Release | None, reason: str) -> tuple[Release | None, None, str]:
         self.left_out[reason] += 1

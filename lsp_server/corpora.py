@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from models import paths
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Iterator
 
     from attribution.curate import Caches
 
@@ -87,6 +89,20 @@ def _caches() -> Caches:
     return Caches(Downloads(paths.cache_dir() / "archives"), paths.cache_dir() / "cleaned")
 
 
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Say of what cannot be written, the caches included, what to do."""
+    from attribution.errors import CorpusError
+
+    try:
+        yield
+    except OSError as error:
+        raise CorpusError(
+            f"{path} cannot be written ({error.strerror}); free some space or give another folder, and run this again: "
+            "what was fetched is kept."
+        ) from error
+
+
 def _build(options: argparse.Namespace) -> int:
     from attribution import curate, manifest
 
@@ -143,18 +159,19 @@ def _lock(options: argparse.Namespace) -> int:
     wanted = manifest.read(options.manifest)
     caches = _caches()
     collector = Collector(caches.downloads, Registries(), caches.cleaned)
-    if options.keep:
-        found = list(relocked(manifest.read_lock(wanted.lock), caches.downloads, caches.cleaned))
-    else:
-        progress = terminal.Progress("collecting")
-        found = collector.collected(
-            (kind for kind in wanted.collect if kind.registry not in options.skip),
-            progress=(lambda kind, done, total: progress.show_bytes(min(done, total), total, kind))
-            if sys.stderr.isatty()
-            else None,
-        )
+    progress = terminal.Progress("collecting")
+    with _writing(wanted.lock):
+        if options.keep:
+            found = list(relocked(manifest.read_lock(wanted.lock), caches.downloads, caches.cleaned))
+        else:
+            found = collector.collected(
+                (kind for kind in wanted.collect if kind.registry not in options.skip),
+                progress=(lambda kind, done, total: progress.show_bytes(min(done, total), total, kind))
+                if sys.stderr.isatty()
+                else None,
+            )
         progress.clear()
-    manifest.write_lock(wanted.lock, found)
+        manifest.write_lock(wanted.lock, found)
     left_out = dict(collector.left_out.most_common())
     if options.json:
         print(json.dumps({"version": 1, "lock": str(wanted.lock), "packages": len(found), "left_out": left_out}))
@@ -171,7 +188,8 @@ def _benchmarks(options: argparse.Namespace) -> int:
 
     table = Table.of_benchmarks(options.problems)
     data = table.to_bytes()
-    replace_synced(options.out, data)
+    with _writing(options.out):
+        replace_synced(options.out, data)
     if options.json:
         print(json.dumps({"version": 1, "table": str(options.out), "grams": len(table), "bytes": len(data)}))
     else:

@@ -11,11 +11,11 @@ import pytest
 from attribution import collect, packages
 from attribution.collect import Collector, mixed, relocked
 from attribution.downloads import Downloads
-from attribution.errors import CorpusError
+from attribution.errors import CorpusError, RegistryError
 from attribution.manifest import Collect
 from attribution.packages import Package
 from attribution.registries import Registries
-from tests.attribution.registry import code, sdist, tar_of
+from tests.attribution.registry import code, sdist
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -89,10 +89,18 @@ def test_large_archives_are_passed_over(registry: Registry, tmp_path: Path, monk
 
 def test_an_odd_answer_is_counted(registry: Registry, tmp_path: Path) -> None:
     """A registry's page without the fields that it should have ends nothing."""
-    registry.files["/pypi/a/json"] = tar_of({}, "a")[:0] + b"{}"
+    registry.files["/pypi/a/json"] = b"{}"
+    registry.add_pypi("b", sdist("b", "1.0", {"b.py": code("b", 100)}))
     collecting = collector(tmp_path)
-    assert collecting.collected([replace(PYTHON, seeds=("a",))]) == []
+    assert [package.name for package in collecting.collected([replace(PYTHON, seeds=("a", "b"))])] == ["b"]
     assert collecting.left_out == {"registry did not answer as expected": 1}
+
+
+def test_a_lock_is_not_made_without_a_connection(registry: Registry, tmp_path: Path) -> None:
+    """Where most questions have no answer, an almost empty lock would be worse than none."""
+    registry.close()
+    with pytest.raises(RegistryError, match="see to the connection"):
+        collector(tmp_path).collected([replace(PYTHON, seeds=("a", "b"))])
 
 
 def test_a_lock_is_noted_anew(registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,6 +74,14 @@ def test_benchmarks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "grams" in capsys.readouterr().out
 
 
+def test_a_table_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is named, with what to do."""
+    problems = tmp_path / "p.jsonl"
+    problems.write_text(json.dumps({"prompt": code("problem")}) + "\n")
+    assert main(["corpus", "benchmarks", str(problems), "--out", str(tmp_path / "none" / "t.bin")]) == 2
+    assert "t.bin cannot be written" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
