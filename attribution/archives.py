@@ -27,6 +27,8 @@ SUFFIXES = (".zip", ".whl", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".ta
 MAX_RATIO = 200
 RATIO_FREE_BYTES = 64 << 20
 """An archive may expand to RATIO_FREE_BYTES whatever its size, and beyond that to MAX_RATIO times its size."""
+_AR_MAGIC = b"!<arch>\n"
+_AR_HEADER_BYTES = 60
 _ZSTD_BUFFER_BYTES = 1 << 17
 _ZSTD_WINDOW_BYTES = 1 << 27  # what zstd itself takes without being asked, and what `--ultra` needs
 
@@ -146,7 +148,7 @@ def _metered(stream: IO[bytes], budget: Budget) -> IO[bytes]:
 
 
 def decompressed(path: Path) -> IO[bytes]:
-    """Return a file's bytes as a stream, decompressed by its name: gz, bz2, xz or zst.
+    """Return a file's bytes as a stream, decompressed by its name: gz, bz2, xz or zst; of a .deb, those of its data.
 
     Raises `OSError`, and `SourceError` if the package that reads zst is not installed.
     """
@@ -157,9 +159,24 @@ def decompressed(path: Path) -> IO[bytes]:
         return cast("IO[bytes]", bz2.open(path))
     if name.endswith("xz"):
         return cast("IO[bytes]", lzma.open(path))
+    if name.endswith(".deb"):
+        return cast("IO[bytes]", lzma.open(io.BytesIO(_data_of_deb(path))))
     if name.endswith(".zst"):
         return io.BufferedReader(_Zstandard(path), _ZSTD_BUFFER_BYTES)
     return path.open("rb")
+
+
+def _data_of_deb(path: Path) -> bytes:
+    """Return the packed files of a Debian package, an ar archive (deb(5)). Raises `ValueError` if they are not xz."""
+    data = path.read_bytes()
+    at = len(_AR_MAGIC)
+    while at < len(data) and data.startswith(_AR_MAGIC):
+        size = int(data[at + 48 : at + 58])
+        start = at + _AR_HEADER_BYTES
+        if data[at : at + 16].rstrip(b" /") == b"data.tar.xz":
+            return data[start : start + size]
+        at = start + size + size % 2
+    raise ValueError("no data.tar.xz in it")
 
 
 def missing_extra(path: Path, package: str) -> SourceError:

@@ -120,24 +120,33 @@ def similarity(one: str, other: str) -> float:
 
 def _grams(text: str) -> U64:
     """Return the hashes of a text's word 5-grams, each once; none if it has fewer than five words."""
+    return np.unique(grams_of(word_hashes(text), WORDS_PER_GRAM))
+
+
+def word_hashes(text: str) -> U64:
+    """Return the hash of each word of a text, in order."""
     raw = np.frombuffer(text.encode("utf-8", "surrogatepass"), dtype=np.uint8)
     tables = _tables()
     inside = tables.in_word[raw]
     edges = np.flatnonzero(np.diff(inside, prepend=False, append=False))
     starts, ends = edges[::2], edges[1::2]
-    if len(starts) < WORDS_PER_GRAM:
+    if not len(starts):
         return np.empty(0, dtype=np.uint64)
     lengths = ends - starts
     characters = raw[inside]
     firsts = np.cumsum(lengths) - lengths
     place = np.arange(len(characters)) - np.repeat(firsts, lengths)
     terms = tables.letters[characters] * tables.powers[place & (_LONGEST_WORD - 1)]
-    words = _mix(np.add.reduceat(terms, firsts))
-    count = len(words) - WORDS_PER_GRAM + 1
+    return _mix(np.add.reduceat(terms, firsts))
+
+
+def grams_of(words: U64, length: int) -> U64:
+    """Return the hash of every `length` words in a row, in order: u64 of shape (max(words - length + 1, 0),)."""
+    count = max(len(words) - length + 1, 0)
     grams = np.zeros(count, dtype=np.uint64)
-    for place_in_gram in range(WORDS_PER_GRAM):
-        grams += words[place_in_gram : place_in_gram + count] * tables.powers[1 + place_in_gram]
-    return np.unique(_mix(grams))
+    for place in range(length if count else 0):
+        grams += words[place : place + count] * _tables().powers[1 + place]
+    return _mix(grams)
 
 
 def _signature(grams: U64) -> U32:

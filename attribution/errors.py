@@ -9,6 +9,8 @@
     │   └── IndexVersionError the index was written by a newer Starcite
     ├── IndexExistsError      the output folder already holds something that would be overwritten
     ├── IndexWriteError       the index could not be written (disk full, no permission)
+    ├── CorpusError           a corpus manifest cannot be read, or its corpus cannot be built or written
+    │   └── RegistryError     a package registry cannot be reached, or does not have what is locked
     ├── PipelineError         a rank of a build on many machines failed, or no machine has room for one
     ├── MissingPackageError   a package of an extra is needed and not installed
     └── PolicyError           a starcite.toml cannot be read, or says what it cannot say
@@ -53,6 +55,14 @@ class IndexExistsError(AttributionError):
 
 class IndexWriteError(AttributionError):
     """An index could not be written."""
+
+
+class CorpusError(AttributionError):
+    """A corpus manifest cannot be read, or its corpus cannot be built or written."""
+
+
+class RegistryError(CorpusError):
+    """A package registry cannot be reached, has no such archive, or gives other bytes than those that are locked."""
 
 
 class PipelineError(AttributionError):

@@ -3,7 +3,7 @@
 The columns are those of The Stack v1 and v1-dedup, v2, v3, of Stack-Edu and of their mirrors:
 
     text       content · text · code · body                str, or bytes in the encoding that `src_encoding` names
-    source     repo_name · max_stars_repo_name · repo_path  with the commit and the path
+    source     repo_name · max_stars_repo_name · repo_path  with commit, path, and the `url` of what is no owner/repo
     licences   detected_licenses · license · gha_license_id a list, a word, or {"list": [{"item": …}]} as BigQuery has
     files[]    the row is a repository (v3, v2-train): every file is a document, and has the columns that the row lacks
 
@@ -39,6 +39,7 @@ _PARQUET_BUFFER_BYTES = 1 << 20
 
 _TEXT = ("content", "text", "code", "body")
 _ID = ("blob_id", "content_id", "hexsha", "id")
+_URL = ("url",)
 _ENCODING = ("src_encoding", "encoding")
 _LICENSES = ("detected_licenses", "detected_licenses_right", "licenses", "license", "gha_license_id")
 _UNKNOWN_LICENSES = frozenset({"", "noassertion", "none", "other", "unknown", "no_license"})
@@ -71,7 +72,7 @@ _PLACE = _Place(
     _LICENSES,
 )
 _COLUMNS = frozenset(
-    {"files", "download_success", *_TEXT, *_ID, *_ENCODING}.union(
+    {"files", "download_success", *_TEXT, *_ID, *_URL, *_ENCODING}.union(
         *(place.repo + place.path + place.revision + place.licenses for place in (_PLACE, *_PLACES_OF_V1))
     )
 )
@@ -158,7 +159,7 @@ def _placed(
     repo = _word(columns, place.repo) or name
     revision = _word(columns, place.revision)
     verdict = licenses.verdict(given, *(_license_ids(columns.get(column)) for column in place.licenses))
-    url = ""
+    url = _word(columns, _URL)
     if _REPOSITORY.fullmatch(repo):
         url = f"https://github.com/{repo}" + (f"/blob/{revision}/{{path}}" if revision else "")
     where = (_word(columns, place.path) or path).lstrip("/")

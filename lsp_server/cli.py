@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from attribution.errors import AttributionError
-from lsp_server import __version__, languages, manage, report, terminal
+from lsp_server import __version__, corpora, languages, manage, report, terminal
 from lsp_server.check import add_check
 from lsp_server.documents import Snapshot, offset_of, read_source
 from lsp_server.errors import StarciteError
@@ -68,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
         _add_complete,
         add_check,
         manage.add_index,
+        corpora.add_corpus,
         manage.add_daemon,
         manage.add_models,
         add_eval,

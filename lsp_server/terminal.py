@@ -50,6 +50,7 @@ class Progress:
         self._total_bytes = total_bytes
         self._started = time.monotonic()
         self._next = 0.0
+        self._stage = ""
 
     def show(self, documents: int, size: int) -> None:
         """Show how much has been read, at which rate, and how long the rest will take where its size is known."""
@@ -68,6 +69,17 @@ class Progress:
     def show_steps(self, done: int, total: int) -> None:
         """Show how many of so many steps are done."""
         self._write(f"{self._label}: {done:,} of {total:,}")
+
+    def show_packages(self, stage: str, done: int, total: int, size: int) -> None:
+        """Show a stage, how many of its packages are done, and how long the rest takes at this rate."""
+        if stage != self._stage:
+            self._stage, self._started = stage, time.monotonic()
+        spent = time.monotonic() - self._started
+        left = round(spent / max(done, 1) * (total - done))
+        read = f", {size / 1e6:.0f} MB, {size / 1e6 / max(spent, 0.1):.1f} MB/s" if size else ""
+        self._write(
+            f"{stage}: {done:,} of {total:,} packages{read}, {left // 3600}:{left // 60 % 60:02d}:{left % 60:02d} left"
+        )
 
     def clear(self) -> None:
         """Take the line away."""

@@ -34,6 +34,12 @@ def indexes_dir() -> Path:
     return data_dir() / "indexes"
 
 
+def cache_dir() -> Path:
+    """Return the folder of what can be fetched or made again: the archives of corpora, and what was cleaned of them."""
+    home = os.environ.get("STARCITE_HOME")
+    return Path(home).absolute() / "cache" if home else Path(platformdirs.user_cache_dir("starcite", appauthor=False))
+
+
 def log_dir() -> Path:
     """Return the folder of the server's and the daemon's logs."""
     home = os.environ.get("STARCITE_HOME")

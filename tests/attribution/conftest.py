@@ -6,8 +6,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from attribution import downloads
+from tests.attribution.registry import Registry
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
 
@@ -25,3 +28,14 @@ def write_tree(tmp_path: Path) -> Callable[[str, Mapping[str, str | bytes]], Pat
         return folder
 
     return write
+
+
+@pytest.fixture
+def registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[Registry]:
+    """Return a registry on loopback that pip and npm are set up for; failures are tried again at once."""
+    served = Registry()
+    monkeypatch.setenv("PIP_INDEX_URL", f"{served.url}/simple")
+    monkeypatch.setenv("NPM_CONFIG_REGISTRY", served.url)
+    monkeypatch.setattr(downloads, "RETRY_DELAY_S", 0)
+    yield served
+    served.close()
