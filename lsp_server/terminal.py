@@ -65,6 +65,10 @@ class Progress:
         bar = "█" * (done * 30 // total)
         self._write(f"{self._label} {bar:30} {done / 1e6:.0f} of {total / 1e6:.0f} MB from {source}")
 
+    def show_text(self, text: str) -> None:
+        """Show a line of other words."""
+        self._write(f"{self._label}: {text}")
+
     def clear(self) -> None:
         """Take the line away."""
         if self._next:
