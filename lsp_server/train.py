@@ -56,11 +56,11 @@ def _train(options: argparse.Namespace) -> int:
         if value is not None and value <= 0:
             return terminal.complain(f"--{name.replace('_', '-')} must be more than 0", terminal.BAD_INPUT)
     os.environ.setdefault("OMP_NUM_THREADS", str(options.threads))
-    from models.starter import run
+    from models.starter.run import run
 
     shown = sys.stderr.isatty()
     line = terminal.Progress("train")
-    report = run.run(
+    report = run(
         size=options.size,
         corpus=options.corpus,
         out=options.out,

@@ -1,8 +1,8 @@
 """A corpus folder, as `starcite corpus build` leaves it, read for training.
 
-    corpus.json                {"id": ..., "name": ...}
-    train/part-NNNN.jsonl      a file a row: text, repo_name, path, ...; the files of a package follow each other
-    heldout/part-NNNN.jsonl    packages of which nothing is trained
+corpus.json                {"id": ..., "name": ...}
+train/part-NNNN.jsonl      a file a row: text, repo_name, path, ...; the files of a package follow each other
+heldout/part-NNNN.jsonl    packages of which nothing is trained
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ is right if it is the line that stood there, white space around it aside. Greedy
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -102,15 +102,20 @@ class Evaluator:
         for row, prompt in enumerate(prompts):
             ids[row, longest - len(prompt) :] = torch.tensor(prompt)
             mask[row, longest - len(prompt) :] = 1
-        out = model.generate(
+        out = cast("Any", model).generate(
             input_ids=ids.to(model.device),
             attention_mask=mask.to(model.device),
             max_new_tokens=MAX_LINE_TOKENS,
             do_sample=False,
             eos_token_id=list(range(len(SPECIAL_TOKENS))),
             pad_token_id=0,
+            stopping_criteria=[self._line_is_over],
         )
         return [self._line(row[longest:].tolist()) for row in out]
+
+    def _line_is_over(self, ids: torch.Tensor, _scores: object, **_: object) -> torch.Tensor:
+        """Return for each row whether its last token ended a line."""
+        return torch.tensor([b"\n" in self._pieces[token] for token in ids[:, -1].tolist()], device=ids.device)
 
     def _line(self, ids: list[int]) -> str:
         end = next((place for place, token in enumerate(ids) if token < len(SPECIAL_TOKENS)), len(ids))

@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING
 
 import gguf
 import torch
+from transformers import PreTrainedTokenizerFast
+from transformers.utils import logging
 
 from models import backend_llama
 from models.starter.tokenizer import (
     END,
+    FILE_SEPARATOR,
     FIM_MIDDLE,
     FIM_PAD,
     FIM_PREFIX,
     FIM_SUFFIX,
-    FILE_SEPARATOR,
     REPO_NAME,
     SPECIAL_TOKENS,
 )
@@ -50,8 +52,7 @@ _NAMES = {"model.embed_tokens": "token_embd", "model.norm": "output_norm"}
 
 def save_transformers(model: PreTrainedModel, tokenizer: Tokenizer, folder: Path) -> None:
     """Write safetensors, configuration and tokenizer, as `transformers` loads them from a folder."""
-    from transformers import PreTrainedTokenizerFast  # noqa: PLC0415  # seconds
-
+    logging.disable_progress_bar()  # else it is drawn on stderr, whatever that is
     model.save_pretrained(folder)
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
@@ -118,7 +119,7 @@ def _add_tokenizer(writer: gguf.GGUFWriter, tokenizer: Tokenizer, size: int) -> 
     writer.add_token_merges(_merges(tokenizer))
     writer.add_bos_token_id(SPECIAL_TOKENS.index(END))
     writer.add_eos_token_id(SPECIAL_TOKENS.index(END))
-    writer.add_add_bos_token(False)
+    writer.add_add_bos_token(value=False)
     for key, text in (
         ("pre", FIM_PREFIX),
         ("suf", FIM_SUFFIX),

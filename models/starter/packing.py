@@ -1,4 +1,4 @@
-"""Tokens on the disk to training sequences: sequence `i` depends on the data, the seed and `i` alone.
+r"""Tokens on the disk to training sequences: sequence `i` depends on the data, the seed and `i` alone.
 
     epoch      packages in a random order, the files of each in a random order, one behind the other
     window     one of the equal stretches that the epoch is cut into; they are taken in a random order too
@@ -147,6 +147,8 @@ class Sequences:
             return [*path, *self._tokens.ids[start + part.first : start + part.last].tolist()]
         ids = self._tokens.ids[start + part.first : start + part.first + length]
         text = b"".join(self._pieces[token] for token in ids).decode("utf-8", "ignore")
+        if part.first:  # the daemon's prompts begin with a line too
+            text = text.partition("\n")[2] or text
         # Of a long text the cursor stands so near to the end that hardly any of the suffix is left out.
         near = min(1.0, infilling.SUFFIX_TOKENS / length) if length > 2 * infilling.SUFFIX_TOKENS else 1.0
         return self._infilling(text, int(len(text) * near), path, rng)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from models.starter.card import draft, write_card
 from models.starter.export import quantize, save_transformers, write_gguf
-from models.starter.plot import loss_plot
 from models.starter.files import replace_text
+from models.starter.plot import loss_plot
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

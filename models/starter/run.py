@@ -60,6 +60,4 @@ def run(  # noqa: PLR0913  # what a person can say
         return Report(counters.step, counters.seconds)
     card = publish(plan, outcome, FILE_KINDS)
     last = outcome.evaluations[-1]
-    return Report(
-        counters.step, counters.seconds, card, last["bits_per_byte"], last["fim_exact"], last["fim_lines"]
-    )
+    return Report(counters.step, counters.seconds, card, last["bits_per_byte"], last["fim_exact"], last["fim_lines"])

@@ -50,7 +50,7 @@ SIZES = {
         # For rehearsals and tests: everything that the others do, in seconds.
         Size("tiny", 1024, 256, 512, 2, 128, 2048, 2048, 3e-3, 10, 500_000, compiled=False),
         # What two CPU cores train in hours.
-        Size("seedling", 8192, 256, 1024, 10, 1024, 8192, 8192, 3e-3, 100, 40_000_000, compiled=True),
+        Size("seedling", 8192, 256, 1024, 10, 1024, 8192, 8192, 2e-3, 200, 40_000_000, compiled=True),
         # What one GPU of a data centre trains in half an hour, and what fits into 60 MB as Q4_0.
         Size("starter", 16384, 768, 3072, 14, 2048, 65_536, 262_144, 1.5e-3, 100, 500_000_000, compiled=True),
     )

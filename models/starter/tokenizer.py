@@ -1,4 +1,4 @@
-"""The tokenizer: byte-level BPE with StarCoder2's special tokens; the one file that knows the tokenizers library.
+"""The tokenizer: byte-level BPE with StarCoder2's special tokens.
 
 Digits stand singly, and words are cut as GPT-2 cuts them, which llama.cpp does the same way under the name `smollm`.
 Text never becomes a special token here, whatever it looks like: those enter by their ids alone.
@@ -32,10 +32,10 @@ MAX_TOKEN_CHARS = 24
 def train(texts: Iterable[str], vocabulary: int) -> Tokenizer:
     """Return a tokenizer of at most `vocabulary` tokens; of the same texts always the same one."""
     tokenizer = Tokenizer(BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(  # type: ignore[assignment]  # declared without a setter
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
-    tokenizer.decoder = decoders.ByteLevel()  # type: ignore[assignment]
+    tokenizer.decoder = decoders.ByteLevel()
     trainer = BpeTrainer(
         vocab_size=vocabulary,
         show_progress=False,
@@ -76,7 +76,7 @@ def pieces(tokenizer: Tokenizer) -> list[bytes]:
 
 @cache
 def _byte_of_letter() -> dict[str, int]:
-    """Return the letters that stand for bytes: those that can be seen for themselves, the others from 256 on (GPT-2)."""
+    """Return the byte of each letter: one that can be seen is its own, the others have those from 256 on (GPT-2)."""
     seen = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     unseen = [byte for byte in range(256) if byte not in set(seen)]
     return {chr(byte): byte for byte in seen} | {chr(256 + place): byte for place, byte in enumerate(unseen)}

@@ -1,7 +1,7 @@
 """A corpus as tokens on the disk: made once a run, then read by mmap from any place.
 
-    <split>.tokens      the tokens of all files, one behind the other, as 16-bit numbers
-    <split>.json        for each file its package, its path and its number of tokens; and the bytes of text in all
+<split>.tokens      the tokens of all files, one behind the other, as 16-bit numbers
+<split>.json        for each file its package, its path and its number of tokens; and the bytes of text in all
 """
 
 from __future__ import annotations

@@ -30,6 +30,7 @@ import torch
 from accelerate import Accelerator
 from torch.nn import functional
 from torch.utils.data import DataLoader
+from transformers import Starcoder2ForCausalLM
 
 from models.starter import tokenizer
 from models.starter.card import draft
@@ -182,8 +183,6 @@ class _Run:
     """A model in training."""
 
     def __init__(self, plan: Plan, corpus: Corpus, accelerator: Accelerator, show: Callable[[str], None]) -> None:
-        from transformers import Starcoder2ForCausalLM  # noqa: PLC0415  # seconds
-
         self._plan, self._accelerator, self._show = plan, accelerator, show
         self.tokenizer = tokenizer.load(plan.out / "tokenizer.json")
         torch.manual_seed(plan.seed)
@@ -196,7 +195,9 @@ class _Run:
         self._restore()
         self.log = _Log(plan.out / "log.jsonl", self.counters.step, writes=accelerator.is_main_process)
         objective = accelerator.prepare(Objective(self.model))
-        self._objective = torch.compile(objective, dynamic=False) if plan.compiled and _can_compile(accelerator) else objective
+        self._objective = (
+            torch.compile(objective, dynamic=False) if plan.compiled and _can_compile(accelerator) else objective
+        )
         card = draft(plan.size, corpus.id, self.model.num_parameters())
         heldout = read_tokens(plan.out / "data", "heldout")
         self._evaluator = Evaluator(heldout, self.tokenizer, card)
@@ -263,7 +264,12 @@ class _Run:
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         self.counters.step += 1
-        facts = {"step": self.counters.step, "loss": round(loss, 6), "learning_rate": rate, "gradient_norm": float(norm)}
+        facts = {
+            "step": self.counters.step,
+            "loss": round(loss, 6),
+            "learning_rate": rate,
+            "gradient_norm": float(norm),
+        }
         speed = self._plan.size.step_tokens / (time.monotonic() - started_s)
         self.log.write(facts | {"tokens_per_second": round(speed), "seconds": round(self.counters.seconds, 1)})
         self._show(self._line(loss, speed))
