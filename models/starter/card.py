@@ -50,8 +50,8 @@ def draft(size: Size, corpus: str, parameters: int) -> Card:
     )
 
 
-def write_card(card: Card, notes: str, weights: Sequence[Path], path: Path) -> None:
-    """Write a card whose first file of `weights` is the one that is loaded; the files lie beside it."""
+def write_card(card: Card, notes: str, weights: Path, parts: Sequence[Path], path: Path) -> None:
+    """Write the card of a file of weights, whose `parts`, in their order, lie beside the card."""
     general = {
         "id": card.id,
         "name": card.name,
@@ -63,11 +63,10 @@ def write_card(card: Card, notes: str, weights: Sequence[Path], path: Path) -> N
         "notes": notes,
     }
     blocks = [_table("", general), _table("[license]", asdict(card.license)), _table("[fim]", asdict(card.fim))]
-    for file in weights:
-        with file.open("rb") as data:
-            digest = hashlib.file_digest(data, "sha256").hexdigest()
-        blocks.append(_table("[[files]]", {"name": file.name, "bytes": file.stat().st_size, "sha256": digest}))
-        blocks.append(_table("[[files.sources]]", {"kind": "file", "parts": [file.name]}))
+    with weights.open("rb") as data:
+        digest = hashlib.file_digest(data, "sha256").hexdigest()
+    blocks.append(_table("[[files]]", {"name": weights.name, "bytes": weights.stat().st_size, "sha256": digest}))
+    blocks.append(_table("[[files.sources]]", {"kind": "file", "parts": [part.name for part in parts]}))
     replace_text(path, "\n\n".join(blocks) + "\n")
 
 

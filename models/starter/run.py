@@ -11,9 +11,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-# The first is what the card loads: Q6_K loses next to nothing and reads its prompt quickest.
-FILE_KINDS = ("Q6_K", "Q4_0", "Q8_0")
-
 
 @dataclass(frozen=True, slots=True)
 class Report:
@@ -58,6 +55,6 @@ def run(  # noqa: PLR0913  # what a person can say
     counters = outcome.counters
     if not outcome.finished:
         return Report(counters.step, counters.seconds)
-    card = publish(plan, outcome, FILE_KINDS)
+    card = publish(plan, outcome)
     last = outcome.evaluations[-1]
     return Report(counters.step, counters.seconds, card, last["bits_per_byte"], last["fim_exact"], last["fim_lines"])

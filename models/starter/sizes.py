@@ -24,10 +24,12 @@ HEAD_WIDTH = 64
 class Size:
     """A model's shape, and how it is trained unless told otherwise.
 
-    A step sees `step_tokens`, `micro_tokens` of them at once on each device, in sequences of `sequence_tokens`, and of
-    `CONTEXT_TOKENS` when the rate decays: on a CPU, attention over 2,048 tokens costs a fifth of the speed, and a fifth
-    of the run suffices to learn the farther positions. `tokens` is the budget. `compiled`: torch.compile pays for
-    itself (measured on two cores, 9 million parameters: 1.2 times as many tokens a second; on a GPU always).
+    A step sees `step_tokens`, `micro_tokens` of them at once on each device, in sequences of `sequence_tokens`, and
+    of `CONTEXT_TOKENS` when the rate decays: on a CPU, attention over 2,048 tokens costs a fifth of the speed, and a
+    fifth of the run suffices to learn the farther positions. `tokens` is the budget. `compiled`: torch.compile pays
+    for itself (measured on two cores, 9 million parameters: 1.2 times as many tokens a second; on a GPU always).
+    `file_kind` is the quantization that the card binds: Q6_K loses next to nothing, Q4_0 where a file is to stay
+    small.
     """
 
     name: str
@@ -42,17 +44,32 @@ class Size:
     warmup_steps: int
     tokens: int
     compiled: bool
+    file_kind: str
 
 
 SIZES = {
     size.name: size
     for size in (
         # For rehearsals and tests: everything that the others do, in seconds.
-        Size("tiny", 1024, 256, 512, 2, 128, 2048, 2048, 3e-3, 10, 500_000, compiled=False),
+        Size("tiny", 1024, 256, 512, 2, 128, 2048, 2048, 3e-3, 10, 500_000, compiled=False, file_kind="Q6_K"),
         # What two CPU cores train in hours.
-        Size("seedling", 8192, 256, 1024, 10, 1024, 8192, 8192, 2e-3, 200, 40_000_000, compiled=True),
+        Size("seedling", 8192, 256, 1024, 10, 1024, 8192, 8192, 2e-3, 200, 40_000_000, compiled=True, file_kind="Q6_K"),
         # What one GPU of a data centre trains in half an hour, and what fits into 60 MB as Q4_0.
-        Size("starter", 16384, 768, 3072, 14, 2048, 65_536, 262_144, 1.5e-3, 100, 500_000_000, compiled=True),
+        Size(
+            "starter",
+            16384,
+            768,
+            3072,
+            14,
+            2048,
+            65_536,
+            262_144,
+            1.5e-3,
+            100,
+            500_000_000,
+            compiled=True,
+            file_kind="Q4_0",
+        ),
     )
 }
 

@@ -220,9 +220,9 @@ class _Run:
             if now_s - evaluated_s > EVALUATE_EVERY_S:
                 self._evaluate()
                 evaluated_s = time.monotonic()
-        if not stopped.is_set():
-            self._evaluate()
         self._save()
+        if not stopped.is_set() and not self.log.is_evaluated(self.counters.step):
+            self._evaluate()
 
     def _is_stopped(self, stopped: threading.Event) -> bool:
         """Return whether any process was asked to stop: all of them leave after the same step."""
@@ -371,6 +371,10 @@ class _Log:
         self.evaluations = [facts for line in kept if "bits_per_byte" in (facts := json.loads(line))]
         if self.writes:
             replace_text(self.path, "".join(f"{line}\n" for line in kept))
+
+    def is_evaluated(self, step: int) -> bool:
+        """Return whether the model after a step was evaluated: a call that only publishes does not do so again."""
+        return bool(self.evaluations) and self.evaluations[-1]["step"] == step
 
     def write(self, facts: dict[str, Any]) -> None:
         """Add a line."""

@@ -118,7 +118,10 @@ def test_files_of_a_package_stand_behind_each_other(
         ids = sequences[number].tolist()
         for place in (at for at, token in enumerate(ids) if token == REPO):
             separator = ids.index(FILE, place)
-            name, path = text_of(ids[place + 1 : separator], data[1]), text_of(ids[separator + 1 : separator + 12], data[1])
+            name, path = (
+                text_of(ids[place + 1 : separator], data[1]),
+                text_of(ids[separator + 1 : separator + 12], data[1]),
+            )
             files = [i for i, repo in enumerate(data[0].repos) if data[0].repo_names[repo] == name]
             assert any(path.startswith(data[0].paths[i] + "\n") for i in files)
             found += 1

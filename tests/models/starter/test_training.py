@@ -102,7 +102,7 @@ def test_what_is_no_corpus_is_refused(tmp_path: Path, broken: str) -> None:
         part.unlink()
     elif broken == "no row":
         part.write_text('{"text": 1}\n')
-    with pytest.raises(TrainingError, match="build the corpus anew|corpus build"):
+    with pytest.raises(TrainingError, match=r"build the corpus anew|corpus build"):
         train(plan(folder, tmp_path / "out"))
 
 
