@@ -49,4 +49,4 @@ def _small() -> None:
 def trained(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Report]:
     """Return the folder of a trained tiny model, and the report of its training."""
     out = tmp_path_factory.mktemp("starter") / "out"
-    return out, run(size="tiny", corpus=corpus, out=out, steps=60, compiled=False)
+    return out, run(size="tiny", corpus=corpus, out=out, steps=120, compiled=False)

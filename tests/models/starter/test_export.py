@@ -126,7 +126,7 @@ def generated(path: Path, card_path: Path, wanted: list[tuple[str, str]]) -> lis
         lines = []
         for prefix, suffix in wanted:
             parts: list[str] = []
-            request = GenerateRequest(FimPrompt(prefix, suffix), max_tokens=24, stop=("\n",))
+            request = GenerateRequest(FimPrompt(prefix, suffix), max_tokens=16, stop=("\n",))
             engine.generate(request, CancelFlag(), parts.append)
             lines.append("".join(parts))
         return lines
@@ -170,12 +170,12 @@ def test_a_trained_model_is_taken_up(
 
 
 def test_the_plot_is_a_picture(trained: tuple[Path, Report]) -> None:
-    """It is an SVG with a curve that has a point for each of these few steps, within its frame."""
+    """It is an SVG with a curve that has a point for each of these 120 steps, within its frame."""
     root = ET.fromstring((trained[0] / "loss.svg").read_text())  # noqa: S314  # our own file
     curve = root.find("{http://www.w3.org/2000/svg}polyline")
     assert curve is not None
     points = [tuple(map(float, point.split(","))) for point in curve.attrib["points"].split()]
-    assert len(points) == 60
+    assert len(points) == 120
     assert all(0 < x < 720 and 0 < y < 360 for x, y in points)
 
 
