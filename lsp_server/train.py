@@ -55,7 +55,6 @@ def _train(options: argparse.Namespace) -> int:
         value = getattr(options, name)
         if value is not None and value <= 0:
             return terminal.complain(f"--{name.replace('_', '-')} must be more than 0", terminal.BAD_INPUT)
-    os.environ.setdefault("OMP_NUM_THREADS", str(options.threads))
     from models.starter.run import run
 
     shown = sys.stderr.isatty()
@@ -68,6 +67,7 @@ def _train(options: argparse.Namespace) -> int:
         tokens=options.tokens,
         minutes=options.time_limit,
         seed=options.seed,
+        threads=options.threads,
         compiled=options.compile,
         show=line.show_text if shown else None,
     )

@@ -37,17 +37,23 @@ def run(  # noqa: PLR0913  # what a person can say
     tokens: int | None = None,
     minutes: float | None = None,
     seed: int = 1,
+    threads: int | None = None,
     compiled: bool = True,
     show: Callable[[str], None] | None = None,
 ) -> Report:
     """Train a model of a size in `out`, or go on with the training there, and publish it there at its end.
 
     The budget is `steps` or `tokens`, the size's own where neither is given, and ends with `minutes` at the latest.
+    `threads` are those of a CPU, as many as torch takes by itself where they are not given.
     Raises TrainingError, BackendError, OSError.
     """
-    from models.starter.publish import publish  # noqa: PLC0415  # torch takes seconds
+    import torch  # noqa: PLC0415  # seconds
+
+    from models.starter.publish import publish  # noqa: PLC0415
     from models.starter.training import Plan, train  # noqa: PLC0415
 
+    if threads:
+        torch.set_num_threads(threads)
     shape = size_of(size)
     budget = steps * shape.step_tokens if steps else tokens or shape.tokens
     plan = Plan(shape, corpus, out, budget, minutes, seed, compiled=compiled and shape.compiled)
