@@ -24,6 +24,7 @@ from lsp_server.check import add_check
 from lsp_server.documents import Snapshot, offset_of, read_source
 from lsp_server.errors import StarciteError
 from lsp_server.evaluate import add_eval
+from lsp_server.train import add_train
 from models import paths
 from models.errors import ModelError
 
@@ -72,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
         manage.add_daemon,
         manage.add_models,
         add_eval,
+        add_train,
         _add_doctor,
     ):
         add(commands)

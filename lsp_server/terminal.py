@@ -81,6 +81,10 @@ class Progress:
             f"{stage}: {done:,} of {total:,} packages{read}, {left // 3600}:{left // 60 % 60:02d}:{left % 60:02d} left"
         )
 
+    def show_text(self, text: str) -> None:
+        """Show a line of other words."""
+        self._write(f"{self._label}: {text}")
+
     def clear(self) -> None:
         """Take the line away."""
         if self._next:

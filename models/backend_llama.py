@@ -422,3 +422,18 @@ def _load_model(path: Path, card: Card) -> llama.llama_model_p:
         reason = _last_words[0] if _last_words else "no reason given"
         raise BackendError(f"{path} cannot be loaded ({reason}): run 'starcite models pull {card.id}' again.")
     return model
+
+
+# llama.cpp's numbers for the kinds of file that are worth it: on a CPU Q4_0 and Q6_K are the quickest.
+_FILE_KINDS = {"Q4_0": 2, "Q8_0": 7, "Q6_K": 18}
+
+
+def quantize(source: Path, target: Path, kind: str) -> None:
+    """Write a model in fewer bits: `kind` is Q4_0, Q6_K or Q8_0. Raises BackendError."""
+    llama.llama_log_set(_LOG_CALLBACK, ctypes.c_void_p())
+    params = llama.llama_model_quantize_default_params()
+    params.ftype = _FILE_KINDS[kind]
+    _last_words.clear()
+    if llama.llama_model_quantize(os.fsencode(source), os.fsencode(target), ctypes.byref(params)):
+        reason = _last_words[0] if _last_words else "no reason given"
+        raise BackendError(f"{source} cannot be quantized ({reason}): is it a model in full precision?")

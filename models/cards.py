@@ -80,7 +80,15 @@ class PypiSource:
     member: str
 
 
-Source = HubSource | PypiSource
+@dataclass(frozen=True, slots=True)
+class FileSource:
+    """A file on this machine, or its parts in their order; in a card they are relative to the card's folder."""
+
+    kind: ClassVar[str] = "file"
+    parts: tuple[Path, ...]
+
+
+Source = HubSource | PypiSource | FileSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,13 +159,15 @@ def list_cards(user_cards: Path | None = None) -> tuple[Card, ...]:
 def read_card(path: Path) -> Card:
     """Return the card in a file. Raises CardError, which names the file, the key and what to write there."""
     values = _read_toml(path)
+    beside = path
     base = values.pop("extends", None)
     if base is not None:
         own = _OWN_CARDS / f"{base}.toml"
         if not isinstance(base, str) or not _ID.fullmatch(base) or not own.is_file():
             raise CardError(f"{path}: 'extends' must be the id of a card that comes with Starcite, not {base!r}.")
+        beside = path if "files" in values else own
         values = _read_toml(own) | values
-    return _card(_Table(path, "", values))
+    return _card(_Table(path, "", values), beside.parent)
 
 
 def _card_paths(user_cards: Path | None) -> dict[str, Path]:
@@ -238,7 +248,7 @@ class _Table:
             raise self.fail(key, "is not a key of a card; remove it")
 
 
-def _card(table: _Table) -> Card:
+def _card(table: _Table, folder: Path) -> Card:
     card = Card(
         id=_card_id(table),
         name=table.text("name"),
@@ -248,7 +258,7 @@ def _card(table: _Table) -> Card:
         corpus=table.text("corpus"),
         license=_license(table.table("license")),
         fim=_fim(table.table("fim")),
-        files=tuple(_file(entry) for entry in table.tables("files")) if table.has("files") else (),
+        files=tuple(_file(entry, folder) for entry in table.tables("files")) if table.has("files") else (),
         stops=table.texts("stops"),
         notes=table.text("notes"),
     )
@@ -296,8 +306,8 @@ def _fim(table: _Table) -> Fim:
     return result
 
 
-def _file(table: _Table) -> File:
-    sources = tuple(_source(entry) for entry in table.tables("sources"))
+def _file(table: _Table, folder: Path) -> File:
+    sources = tuple(_source(entry, folder) for entry in table.tables("sources"))
     if not sources:
         raise table.fail("sources", "must name at least one source")
     result = File(
@@ -310,20 +320,25 @@ def _file(table: _Table) -> File:
     return result
 
 
-def _source(table: _Table) -> Source:
+def _source(table: _Table, folder: Path) -> Source:
     source: Source
-    if table.choice("kind", ("hub", "pypi")) == "hub":
+    kind = table.choice("kind", ("hub", "pypi", "file"))
+    if kind == "hub":
         source = HubSource(
             repository=table.text("repository", _REPOSITORY, "owner/name"),
             file=table.text("file"),
             revision=table.text("revision"),
         )
-    else:
+    elif kind == "pypi":
         source = PypiSource(
             parts=table.texts("parts", _PINNED, "name==version"),
             member=table.text("member"),
         )
         if not source.parts:
             raise table.fail("parts", "must name at least one name==version")
+    else:
+        source = FileSource(tuple(folder / part for part in table.texts("parts")))
+        if not source.parts:
+            raise table.fail("parts", "must name at least one file")
     table.finish()
     return source

