@@ -11,8 +11,9 @@
     originals-<sha>.bin   zlib, a stream each  the documents' source text in UTF-8, to be shown beside a match
     starts-<sha>.bin      u64 (documents + 1,) where each document starts in the text
     digests-<sha>.bin     u8  (documents, 16)  the start of the SHA-256 of each document's source text in UTF-8
-    details-<sha>.bin     zlib, see `details`  sizes, paths and line tables, a stream for each 8 documents
-    blocks-<sha>.bin      u64 (blocks + 1, 2) where the details and the originals of each 8 documents start
+    details-<sha>.bin     zlib, see `details`  sizes, paths and line tables, a stream for each block of documents
+    block_starts-<sha>.bin u64 (blocks + 1,)   the number of the first document of each block
+    blocks-<sha>.bin      u64 (blocks + 1, 2)  where the details and the originals of each block start
     sources-<sha>.bin     JSON                 list of {name, revision, url, licenses, license_conflict}
     source_starts-<sha>.bin u64 (sources + 1,) the number of the first document of each source
     tombstones.json       which sources are forgotten, if any: see `tombstones`
@@ -33,7 +34,7 @@ Limits: 2**32 lines or bytes of a document, 2**39 bytes of text (a bound of `mat
 History
     1   first version: k = 25; keys and positions in full; lines in 32 bits; no originals
     2   k = 16; packed postings; compressed lines and originals
-    3   details of 8 documents in one stream; half of a digest; sources by their first document
+    3   details of up to 8 documents in one stream; half of a digest; sources by their first document
 """
 
 from __future__ import annotations
@@ -53,7 +54,6 @@ import numpy.typing as npt
 
 from attribution import details, normalise, tombstones
 from attribution.chains import Chains
-from attribution.details import DOCUMENTS_PER_BLOCK, Details
 from attribution.errors import IndexFormatError, IndexVersionError
 from attribution.fingerprint import GUARANTEES, K
 from attribution.lexemes import LEXER_VERSION
@@ -63,6 +63,8 @@ from attribution.postings import Postings, PostingsLayout, file_kinds, words_of
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
+
+    from attribution.details import Details
 
 FORMAT = "starcite-index"
 FORMAT_VERSION = 3
@@ -85,6 +87,7 @@ FILE_KINDS: dict[str, np.dtype[Any]] = {
     "starts": np.dtype("<u8"),
     "digests": np.dtype("u1"),
     "details": np.dtype("u1"),
+    "block_starts": np.dtype("<u8"),
     "blocks": np.dtype("<u8"),
     "sources": np.dtype("u1"),
     "source_starts": np.dtype("<u8"),
@@ -263,6 +266,7 @@ class Reader:
         self.starts: I64 = self._map("starts").view(np.int64)
         self._source_starts: I64 = self._map("source_starts").view(np.int64)
         self._digests: Bytes = self._map("digests").reshape(-1, DIGEST_BYTES)
+        self._block_starts: I64 = self._map("block_starts").view(np.int64)
         self._blocks: I64 = self._map("blocks").view(np.int64).reshape(-1, 2)
         self._details: Bytes = self._map("details")
         self._originals: Bytes = self._map("originals")
@@ -373,7 +377,7 @@ class Reader:
             digest=self.digest_of(document),
             source_bytes=held.source_bytes(which),
             data=np.empty(0, dtype=np.uint8) if self.text_is_gone else self.normalised(document),
-            lines=details.unpacked_lines(held.lines(which)),
+            lines=self._line_table(document),
             original=self._packed_original(document),
         )
 
@@ -438,23 +442,29 @@ class Reader:
     def _line_table(self, document: int) -> npt.NDArray[np.uint32]:
         if (lines := self._line_tables.get(document)) is None:
             held, which = self._details_of(document)
-            lines = details.unpacked_lines(held.lines(which))
+            try:
+                lines = details.unpacked_lines(held.lines(which))
+            except ValueError as error:
+                raise self.damaged("details", f"a table of lines cannot be unpacked: {error}") from error
             self._line_tables.put(document, lines)
         return lines
 
     def _packed_original(self, document: int) -> bytes:
         held, which = self._details_of(document)
-        start = int(self._blocks[document // DOCUMENTS_PER_BLOCK, 1])
+        start = int(self._blocks[self._block_of(document), 1])
         part = held.original(which)
         return self._originals[start + part.start : start + part.stop].tobytes()
 
+    def _block_of(self, document: int) -> int:
+        return int(self._block_starts.searchsorted(document, side="right")) - 1
+
     def _details_of(self, document: int) -> tuple[Details, int]:
         """Return the details of a document and of its neighbours, and which of them are its own."""
-        block, which = divmod(document, DOCUMENTS_PER_BLOCK)
+        block = self._block_of(document)
+        first, last = self._block_starts[block : block + 2].tolist()
         start, end = self._blocks[block : block + 2, 0].tolist()
-        count = min(DOCUMENTS_PER_BLOCK, self.facts.documents - document + which)
         try:
-            return self._unpacked(self._details[start:end].tobytes(), count), which
+            return self._unpacked(self._details[start:end].tobytes(), last - first), document - first
         except ValueError as error:
             raise self.damaged("details", f"what is said of some documents cannot be unpacked: {error}") from error
 
@@ -490,8 +500,11 @@ class Reader:
         documents = self.facts.documents
         if len(self.starts) != documents + 1 or len(self._digests) != documents:
             raise self.damaged("digests", "its length is not the number of documents")
-        if len(self._blocks) != -(-documents // DOCUMENTS_PER_BLOCK) + 1:
-            raise self.damaged("blocks", "its length is not the number of documents")
+        if len(self._blocks) != len(self._block_starts):
+            raise self.damaged("blocks", "its length is not the number of blocks")
+        starts = self._block_starts
+        if not len(starts) or (np.diff(starts) < 1).any() or (starts[0], starts[-1]) != (0, documents):
+            raise self.damaged("block_starts", "the blocks' documents are not in order")
         bounds = self._source_starts
         if (
             len(bounds) != len(self.sources) + 1

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from attribution import chains, tombstones
-from attribution.details import DOCUMENTS_PER_BLOCK, packed, packed_lines
+from attribution.details import block_starts, packed, packed_lines
 from attribution.durable import locked, sync_folder, workspace, write_synced
 from attribution.errors import IndexExistsError, IndexWriteError
 from attribution.format import (
@@ -179,9 +179,10 @@ def _write_documents(files: _Files, contents: Contents) -> None:
     originals = columns["original_starts"]
     paths = _per_document(contents.blocks["paths"], columns["path_starts"])
     lines = _per_document(contents.blocks["lines"], columns["line_starts"])
+    blocks = block_starts(np.diff(columns["line_starts"]))
+    files.append("block_starts", blocks)
     start = 0
-    for first in range(0, contents.facts.documents, DOCUMENTS_PER_BLOCK):
-        last = min(first + DOCUMENTS_PER_BLOCK, contents.facts.documents)
+    for first, last in itertools.pairwise(blocks):
         stream = packed(
             columns["size"][first:last].tolist(),
             np.diff(originals[first : last + 1]).tolist(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import zlib
 
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attribution.details import packed, packed_lines, unpacked, unpacked_lines
+from attribution.details import block_starts, packed, packed_lines, unpacked, unpacked_lines
 
 U32 = st.integers(0, 2**32 - 1)
 LINES = st.lists(st.integers(0, 600), max_size=50)
@@ -33,6 +34,12 @@ def test_what_is_packed_is_unpacked(documents: list[tuple[int, int, bytes, list[
         end += original
 
 
+def everything(data: bytes, documents: int) -> tuple[tuple[int, ...], bytes, list[bytes]]:
+    """Return all that is kept of some documents."""
+    held = unpacked(data, documents)
+    return held.sizes, held.paths, [held.lines(which) for which in range(documents)]
+
+
 def test_damage_is_an_error() -> None:
     """Bytes that are cut, changed, or of another number of documents are refused, never read beyond their end."""
     data = packed([1, 2], [3, 4], [b"a", b"bc"], [b"\1\2", b"\3"])
@@ -40,13 +47,24 @@ def test_damage_is_an_error() -> None:
     raw = zlib.decompress(data)
     for damaged in (b"", data[:-1], zlib.compress(raw[:-1]), zlib.compress(raw[:7]), zlib.compress(raw + b"x")):
         with pytest.raises(ValueError, match=r"."):
-            unpacked(damaged, 2)
+            everything(damaged, 2)
     for _ in range(200):
         flipped = bytearray(data)
         flipped[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
         try:
-            assert unpacked(bytes(flipped), 2) == unpacked(data, 2)
+            assert everything(bytes(flipped), 2) == everything(data, 2)
         except ValueError:
             continue
     with pytest.raises(ValueError, match="differ"):
-        unpacked(data, 1)
+        everything(data, 1)
+
+
+@given(st.lists(st.integers(0, 5000), max_size=60))
+def test_blocks_are_of_few_documents_and_lines(counts: list[int]) -> None:
+    """Every document is in one block, of at most eight; only one that is alone has more than 2,048 lines."""
+    starts = block_starts(np.array(counts, dtype=np.int64))
+    assert starts[0] == 0
+    assert starts[-1] == len(counts)
+    for first, last in itertools.pairwise(starts):
+        assert 1 <= last - first <= 8
+        assert last - first == 1 or sum(counts[first:last]) <= 2048
