@@ -34,7 +34,7 @@ Limits: 2**32 lines or bytes of a document, 2**39 bytes of text (a bound of `mat
 History
     1   first version: k = 25; keys and positions in full; lines in 32 bits; no originals
     2   k = 16; packed postings; compressed lines and originals
-    3   details of up to 8 documents in one stream; half of a digest; sources by their first document
+    3   details of up to 16 documents in one stream; half of a digest; sources by their first document
 """
 
 from __future__ import annotations

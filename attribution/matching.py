@@ -10,9 +10,11 @@ Every run is confirmed byte by byte within one document. All steps are exhaustiv
 k-gram is; only blocks of candidates are treated at a time, so that memory stays bounded. One thing is not counted to
 its end, for who asks for the spans only: in how many documents a common run stands.
 
-    a run is known in more documents than make it common ── no run inside it can be a span that is not known
-    another run holds the byte before it, or that behind it ── only the k-grams that such runs need, and of their
-                                                               places those where that byte stands, are looked at
+    a run is known in more documents than make it common, or in all that hold it
+                                          ── no run inside it can be a span that is not known
+    another run holds the byte before it, or that behind it
+                                          ── only the k-grams that such runs need, and of their places those where
+                                             that byte stands, are looked at
 
 `alignment` has the steps that read text. Where `kernels` are ready and an index keeps its text, compiled loops take
 their place, and of a k-gram in over a thousand places it is remembered, in 16 bits each, what stands beside them: a run
@@ -28,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from attribution import kernels
+from attribution import kernels, normalise
 from attribution.alignment import Cells, Text, periods_of, reaching_out, runs_of
 from attribution.errors import QueryError
 from attribution.fingerprint import MAX_PIECE_BYTES, K, fingerprints, rolling
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
 
 I64 = npt.NDArray[np.int64]
 U8 = npt.NDArray[np.uint8]
+Flags = npt.NDArray[np.bool_]
 
 MAX_QUERY_BYTES = 1 << 22
 
@@ -55,6 +58,7 @@ _MANY_CANDIDATES = 500
 _MANY_PLACES = 256
 _SAMPLED_PLACES = 64
 _MARKED_PLACES = 1024
+_STAGED_PLACES = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +121,8 @@ def find_runs(query: U8, reader: Reader, min_bytes: int, *, spans_only: bool = F
     returned to cover all their characters, among them the longest.
 
     `spans_only`: of runs that are the same span of the query, and of those inside it, some may be left out once it is
-    found in over COMMON_DOCUMENTS documents or COMMON_SOURCES sources. Which spans lie in no other stays the same.
+    found in over COMMON_DOCUMENTS documents or COMMON_SOURCES sources; and of those inside a span all of whose
+    documents are found. Which spans lie in no other stays the same.
 
     Raises `QueryError` for a query beyond MAX_QUERY_BYTES and `IndexFormatError` where the index is found damaged.
     """
@@ -135,13 +140,39 @@ def find_runs(query: U8, reader: Reader, min_bytes: int, *, spans_only: bool = F
     many = counts > _MANY_PLACES
     if not spans_only or not many[needed].any():
         return lookup.runs(grams.where(needed))
-    first = lookup.runs(grams.where(needed).sampled(_SAMPLED_PLACES))
-    common = lookup.common(first)
-    if (common == [0, len(query)]).all(axis=1).any():
-        return first
-    seen = needed & ~many
-    needed = windows.needed(np.where(seen, 0, counts), min_bytes, common)
-    return _united([first, lookup.runs(grams.where(needed & ~seen & (counts > 0)), common)])
+    return _in_stages(lookup, grams, windows, needed & ~many, needed)
+
+
+def _in_stages(lookup: _Lookup, grams: _Grams, windows: Windows, seen: Flags, needed: Flags) -> Runs:
+    """Return what `find_runs` does of spans only: what is found in one stage tells what the next one can leave out.
+
+    `seen` are the k-grams of those needed of which all places are looked at in the first stage, in which the others are
+    sampled. After it one is looked at in each, that with the fewest places, until all are few.
+    """
+    found = lookup.runs(grams.where(needed).sampled(_SAMPLED_PLACES))
+    while True:
+        complete = lookup.complete(found, windows, seen & (grams.period == 0))
+        known = _outermost(np.concatenate([lookup.common(found), complete]))
+        if (known == [0, len(lookup.query)]).all(axis=1).any():
+            return found
+        costs = np.where(seen, 0, grams.counts)
+        left = np.flatnonzero(windows.needed(costs, lookup.min_bytes, known) & (costs > 0))
+        telling = left[grams.period[left] == 0]
+        if len(left) < 2 or not len(telling) or costs[left].sum() <= _STAGED_PLACES:  # noqa: PLR2004 - the last stage
+            return _united([found, lookup.runs(grams.where(left), known)])
+        stage = telling[costs[telling].argmin(keepdims=True)]
+        found = _united([found, lookup.runs(grams.where(stage), known)])
+        seen = seen.copy()
+        seen[stage] = True
+
+
+def _outermost(spans: I64) -> I64:
+    """Return the spans (start, end) that lie in no other, each once, by their starts."""
+    spans = spans[np.lexsort((-spans[:, 1], spans[:, 0]))]
+    farthest = np.maximum.accumulate(spans[:, 1])
+    new = np.ones(len(spans), dtype=np.bool_)
+    new[1:] = spans[1:, 1] > farthest[:-1]
+    return spans[new]
 
 
 def _united(parts: list[Runs]) -> Runs:
@@ -267,7 +298,7 @@ class _Lookup:
             yield Runs(*runs[:, np.argsort(runs[2])])
 
     def common(self, runs: Runs) -> I64:
-        """Return the spans of the query that are common by these runs alone and lie in no other, as (start, end)."""
+        """Return the spans of the query that are common by these runs alone, as (start, end)."""
         bits = MAX_QUERY_BYTES.bit_length()
         every = runs.starts << bits | runs.lengths
         spans, counts = np.unique(every, return_counts=True)
@@ -278,12 +309,22 @@ class _Lookup:
             if len(documents) > COMMON_DOCUMENTS or sources > COMMON_SOURCES:
                 start, length = divmod(span, 1 << bits)
                 held.append((start, start + length))
-        if not held:
-            return NO_SPANS
-        found: I64 = np.array(held, dtype=np.int64).reshape(-1, 2)
-        inside = (found[:, None, 0] >= found[:, 0]) & (found[:, None, 1] <= found[:, 1])
-        outermost: I64 = found[inside.sum(axis=1) == 1]
-        return outermost
+        return np.array(held, dtype=np.int64).reshape(-1, 2)
+
+    def complete(self, runs: Runs, windows: Windows, seen: Flags) -> I64:
+        """Return the spans of these runs, as (start, end), of which all documents are known: `seen` k-grams tell.
+
+        Every document that holds the span chose the k-gram that a window inside it chose; all its places were seen. A
+        span that begins or ends inside a character is shown as a shorter one, which may stand elsewhere: not that one.
+        """
+        bits = MAX_QUERY_BYTES.bit_length()
+        starts, lengths = np.divmod(np.unique(runs.starts << bits | runs.lengths), 1 << bits)
+        ends = starts + lengths
+        last = np.append(windows.firsts[1:], windows.count) - 1
+        inside = np.maximum(windows.firsts, starts[:, None]) <= np.minimum(last, ends[:, None] - windows.guarantee)
+        whole = np.append(normalise.starts_character(self.query), True)
+        found: I64 = np.stack([starts, ends], axis=1)[(inside & seen).any(axis=1) & whole[starts] & whole[ends]]
+        return found
 
 
 def _cells(reader: Reader, grams: _Grams) -> tuple[I64, I64, npt.NDArray[np.bool_]]:

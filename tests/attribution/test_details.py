@@ -61,10 +61,10 @@ def test_damage_is_an_error() -> None:
 
 @given(st.lists(st.integers(0, 5000), max_size=60))
 def test_blocks_are_of_few_documents_and_lines(counts: list[int]) -> None:
-    """Every document is in one block, of at most eight; only one that is alone has more than 2,048 lines."""
+    """Every document is in one block, of at most sixteen; only one that is alone has more than 4,096 lines."""
     starts = block_starts(np.array(counts, dtype=np.int64))
     assert starts[0] == 0
     assert starts[-1] == len(counts)
     for first, last in itertools.pairwise(starts):
-        assert 1 <= last - first <= 8
-        assert last - first == 1 or sum(counts[first:last]) <= 2048
+        assert 1 <= last - first <= 16
+        assert last - first == 1 or sum(counts[first:last]) <= 4096
