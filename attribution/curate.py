@@ -22,12 +22,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Any
 
-from attribution import corpus, dedup, durable, optout, packages, pii
+from attribution import corpus, dedup, documents, durable, optout, packages, pii
 from attribution.cleaning import language_of
 from attribution.decontaminate import Table
 from attribution.errors import CorpusError, RegistryError
 from attribution.licenses import PERMISSIVE
 from attribution.manifest import lock_line, read_lock
+from attribution.shards import corpus_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -235,6 +236,8 @@ class _Run:
         for side in sides.values():
             side.close()
         facts = self._facts(profile, sides, counts, digest.hexdigest())
+        # A model that learns from it covers what an index of it names so: its card says this id.
+        facts["train"]["corpus"] = corpus_id(documents.read([folder / "train"], Counter()))
         durable.write_synced(folder / FACTS, json.dumps(facts, indent=1, ensure_ascii=False).encode() + b"\n")
         return facts
 

@@ -215,6 +215,18 @@ def prepare(document: Document) -> Entry:
     )
 
 
+def corpus_id(documents: Iterable[Document]) -> str:
+    """Return what an index of some documents, without redaction, names its corpus by: `Facts.corpus`."""
+    sources: dict[tuple[Any, ...], SourceRecord] = {}
+    for document in documents:
+        path, text = (each.encode("utf-8", "surrogatepass") for each in (document.path, document.text))
+        sources[source_key(document.source), path, digest_of(text)] = document.source
+    corpus = hashlib.sha256()
+    for key in sorted(sources):
+        _add_to_corpus(corpus, sources[key], *key[1:])
+    return corpus.hexdigest()
+
+
 def fingerprint_shard(documents: Iterable[Document | Entry], *, guarantee: int = 50, renamed: bool = False) -> Shard:
     """Return the shard of some documents, in memory: give at most some hundred megabytes at once (see `chunks`).
 

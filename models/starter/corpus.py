@@ -1,6 +1,6 @@
 """A corpus folder, as `starcite corpus build` leaves it, read for training.
 
-corpus.json                {"id": ..., "name": ...}
+corpus.json                {"id": ..., "name": ..., "train": {"corpus": ...}}
 train/part-NNNN.jsonl      a file a row: text, repo_name, path, ...; the files of a package follow each other
 heldout/part-NNNN.jsonl    packages of which nothing is trained
 """
@@ -22,11 +22,12 @@ Split = Literal["train", "heldout"]
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
-    """A corpus on the disk; `id` is what cards and indexes name it by."""
+    """A corpus on the disk; `id` is of all that is in it, `train_id` what an index of train/ names its corpus by."""
 
     folder: Path
     id: str
     name: str
+    train_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,7 @@ def open_corpus(folder: Path) -> Corpus:
     """Return a corpus. Raises TrainingError where the folder holds none."""
     try:
         facts = json.loads((folder / "corpus.json").read_text(encoding="utf-8"))
-        corpus = Corpus(folder, str(facts["id"]), str(facts["name"]))
+        corpus = Corpus(folder, str(facts["id"]), str(facts["name"]), str(facts["train"]["corpus"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise TrainingError(f"{folder} is no corpus ({error}); make one with 'starcite corpus build'.") from error
     for split in ("train", "heldout"):

@@ -29,7 +29,7 @@ def publish(plan: Plan, outcome: Outcome) -> Path:
     <out>/loss.svg, <size>.toml     the plot and the card
     """
     out, name = plan.out, plan.size.name
-    card = draft(plan.size, outcome.corpus.id, outcome.model.num_parameters())
+    card = draft(plan.size, outcome.corpus.train_id, outcome.model.num_parameters())
     save_transformers(outcome.model, outcome.tokenizer, out / "transformers")
     full = out / f"{name}-f32.gguf"
     write_gguf(outcome.model, outcome.tokenizer, card.name, full)

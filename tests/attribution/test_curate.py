@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from attribution import curate, documents, manifest, packages
+from attribution.build import build
 from attribution.collect import Collector
 from attribution.curate import Caches, Wish
 from attribution.decontaminate import Table
 from attribution.downloads import Downloads
 from attribution.errors import CorpusError, RegistryError
+from attribution.index import Index
 from attribution.registries import Registries
 from tests.attribution.registry import code, sdist
 from tests.attribution.test_decontaminate import PROBLEM
@@ -85,6 +87,16 @@ def tree(folder: Path) -> dict[str, bytes]:
 def rows(folder: Path) -> list[dict[str, Any]]:
     """Return the rows of one side of a corpus."""
     return [json.loads(line) for path in sorted(folder.iterdir()) for line in path.read_bytes().splitlines()]
+
+
+def test_an_index_of_it_has_the_id_that_a_model_of_it_names(made: Manifest, tmp_path: Path) -> None:
+    """What is trained on is named as an index of exactly that names itself, and by nothing else."""
+    facts = curate.build(made, tmp_path / "out", caches(tmp_path), Wish(profile="all"))
+    build([tmp_path / "out" / "train"], tmp_path / "train", name="train")
+    build([tmp_path / "out"], tmp_path / "both", name="both")
+    with Index.open(tmp_path / "train") as train, Index.open(tmp_path / "both") as both:
+        assert train.summary["corpus"] == facts["train"]["corpus"]
+        assert both.summary["corpus"] != facts["train"]["corpus"]
 
 
 def test_a_corpus_with_its_facts(made: Manifest, tmp_path: Path) -> None:

@@ -28,7 +28,9 @@ def write_corpus(folder: Path, *, corpus_id: str = "test-corpus") -> Path:
             for module in modules
         ]
         (folder / split / "part-0000.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (folder / "corpus.json").write_text(json.dumps({"id": corpus_id, "name": "tests"}))
+    (folder / "corpus.json").write_text(
+        json.dumps({"id": corpus_id, "name": "tests", "train": {"corpus": f"index of {corpus_id}"}})
+    )
     return folder
 
 

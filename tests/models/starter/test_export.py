@@ -148,7 +148,7 @@ def test_the_card_is_a_card(trained: tuple[Path, Report]) -> None:
     out, report = trained
     assert report.card == out / "tiny.toml"
     card = read_card(out / "tiny.toml")
-    assert (card.id, card.corpus, card.context_length) == ("tiny", "test-corpus", 2048)
+    assert (card.id, card.corpus, card.context_length) == ("tiny", "index of test-corpus", 2048)
     assert set(fim.markers(card)) <= set(SPECIAL_TOKENS)
     assert card.files[0].bytes == (out / card.files[0].name).stat().st_size
     assert "test-corpus" in card.notes
