@@ -268,6 +268,42 @@ def _realigned(  # noqa: PLR0913, PLR0917 - two regions, and what is asked of th
     return pairs, number
 
 
+@part
+def _compared(  # noqa: PLR0913, PLR0917 - a k-gram, its places, and what is asked of them
+    query: U8,
+    words: U64,
+    text: U8,
+    text_words: U64,
+    places: I64,
+    width: int,
+    q: int,
+    common: I64,
+    min_bytes: int,
+    k: int,
+    margin: int,
+    pairs: I64,
+    number: int,
+) -> tuple[I64, int]:
+    """Append the places in some cells at which the k-gram at q stands and which may lie in a run."""
+    end = len(text) - 2 * margin - k
+    first, second = words[q + margin], words[q + margin + _WORD]
+    inside = False
+    for span in range(len(common)):
+        inside |= q >= common[span, 0] and q + k <= common[span, 1]
+    for place in places:
+        if width == 1 and inside and not _reaches(query, text, place - q, q, common, k, margin):
+            continue
+        for d in range(place, place + width):
+            if (
+                text_words[d + margin] == first
+                and text_words[d + margin + _WORD] == second
+                and d <= end
+                and _promising(words, q, text_words, d, min_bytes, k, margin)
+            ):
+                pairs, number = _appended(pairs, number, q, d, len(query))
+    return pairs, number
+
+
 @entry(
     BYTES, WORDS, BYTES, WORDS, NUMBERS,
     WORDS, WORDS, NUMBERS,
@@ -305,7 +341,7 @@ def alignments(  # noqa: C901, PLR0912, PLR0913, PLR0917 - a loop over postings,
     it is `marked`, the number is that of the first of its `marks`, and places with other marks are passed over.
     """
     cell_bits, bucket_slots = layout[3], layout[5]
-    limit, end = max(1, starts[-1]), len(text) - 2 * margin - k
+    limit = max(1, starts[-1])
     pairs, number = np.empty(64, dtype=np.int64), 0
     places, touched = np.empty(_BATCH, dtype=np.int64), np.uint64(0)
     for n in range(len(keys)):
@@ -342,39 +378,13 @@ def alignments(  # noqa: C901, PLR0912, PLR0913, PLR0917 - a loop over postings,
                 q, period = grams[other], periods[other]
                 if period:
                     pairs, number = _realigned(
-                        query,
-                        words,
-                        text,
-                        text_words,
-                        starts,
-                        places[:held],
-                        width,
-                        q,
-                        period,
-                        common,
-                        min_bytes,
-                        k,
-                        margin,
-                        pairs,
-                        number,
-                    )
+                        query, words, text, text_words, starts, places[:held], width, q, period, common, min_bytes, k, margin,
+                        pairs, number,
+                    )  # fmt: skip
                     continue
-                first, second = words[q + margin], words[q + margin + _WORD]
-                inside = False
-                for span in range(len(common)):
-                    inside |= q >= common[span, 0] and q + k <= common[span, 1]
-                for i in range(held):
-                    place = places[i]
-                    if width == 1 and inside and not _reaches(query, text, place - q, q, common, k, margin):
-                        continue
-                    for d in range(place, place + width):
-                        if (
-                            text_words[d + margin] == first
-                            and text_words[d + margin + _WORD] == second
-                            and d <= end
-                            and _promising(words, q, text_words, d, min_bytes, k, margin)
-                        ):
-                            pairs, number = _appended(pairs, number, q, d, len(query))
+                pairs, number = _compared(
+                    query, words, text, text_words, places[:held], width, q, common, min_bytes, k, margin, pairs, number
+                )  # fmt: skip
     return pairs, number, touched
 
 
