@@ -378,8 +378,8 @@ def alignments(  # noqa: C901, PLR0912, PLR0913, PLR0917 - a loop over postings,
                 q, period = grams[other], periods[other]
                 if period:
                     pairs, number = _realigned(
-                        query, words, text, text_words, starts, places[:held], width, q, period, common, min_bytes, k, margin,
-                        pairs, number,
+                        query, words, text, text_words, starts, places[:held], width, q, period, common, min_bytes,
+                        k, margin, pairs, number,
                     )  # fmt: skip
                     continue
                 pairs, number = _compared(
