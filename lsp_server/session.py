@@ -211,11 +211,10 @@ def _named(uri: str) -> str:
 
 
 def installed_indexes() -> tuple[Path, ...]:
-    """Return the folders of the indexes in Starcite's own folder, sorted by name."""
+    """Return the folders of the index that comes with Starcite and of those in its own folder, sorted by name."""
     folder = paths.indexes_dir()
-    if not folder.is_dir():
-        return ()
-    return tuple(sorted(path for path in folder.iterdir() if (path / "index.json").is_file()))
+    installed = sorted(folder.iterdir()) if folder.is_dir() else []
+    return tuple(path for path in (paths.embedded_dir() / "index", *installed) if (path / "index.json").is_file())
 
 
 def selected(snapshot: Snapshot, start: Position, end: Position, text: str, encoding: Encoding) -> tuple[Snapshot, int]:

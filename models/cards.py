@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar, cast
 
 from models.errors import CardError, UnknownModelError
-from models.paths import models_dir
+from models.paths import embedded_dir, models_dir
 
 DEFAULT_MODEL = "qwen2.5-coder-0.5b"
 
@@ -156,6 +156,11 @@ def list_cards(user_cards: Path | None = None) -> tuple[Card, ...]:
     return tuple(read_card(path) for _, path in sorted(_card_paths(user_cards).items()))
 
 
+def embedded_card() -> Card | None:
+    """Return the card of the model that comes with Starcite, None where none does. Raises CardError."""
+    return next((read_card(path) for path in sorted(embedded_dir().glob("*.toml"))), None)
+
+
 def read_card(path: Path) -> Card:
     """Return the card in a file. Raises CardError, which names the file, the key and what to write there."""
     values = _read_toml(path)
@@ -171,7 +176,7 @@ def read_card(path: Path) -> Card:
 
 
 def _card_paths(user_cards: Path | None) -> dict[str, Path]:
-    folders = (_OWN_CARDS, models_dir() / "cards" if user_cards is None else user_cards)
+    folders = (_OWN_CARDS, embedded_dir(), models_dir() / "cards" if user_cards is None else user_cards)
     return {path.stem: path for folder in folders for path in sorted(folder.glob("*.toml"))}
 
 

@@ -40,6 +40,11 @@ def cache_dir() -> Path:
     return Path(home).absolute() / "cache" if home else Path(platformdirs.user_cache_dir("starcite", appauthor=False))
 
 
+def embedded_dir() -> Path:
+    """Return the folder of the model that comes with Starcite: card, weights, and `index`, of all it was trained on."""
+    return Path(__file__).parent / "starter" / "embedded"
+
+
 def log_dir() -> Path:
     """Return the folder of the server's and the daemon's logs."""
     home = os.environ.get("STARCITE_HOME")

@@ -26,7 +26,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from models.cards import DEFAULT_MODEL, FileSource, load_card, read_card
+from models.cards import DEFAULT_MODEL, FileSource, embedded_card, load_card, read_card
 from models.errors import (
     CardError,
     DiskFullError,
@@ -129,15 +129,25 @@ class Store:
         return freed
 
     def current(self) -> str:
-        """Return the id of the model to use where none is named. Raises CardError if its record is damaged."""
+        """Return the id of the model to use where none is named: the one that was chosen, or one that is here.
+
+        That is the default where it was pulled, else the one that comes with Starcite. Raises CardError if the record
+        of the choice is damaged.
+        """
         path = self.folder / "current.json"
         try:
             model = json.loads(path.read_text(encoding="utf-8"))["model"]
         except FileNotFoundError:
-            return DEFAULT_MODEL
+            return self._unchosen()
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CardError(f"{path} is damaged; run 'starcite models use <id>' to write it anew.") from error
         return str(model)
+
+    def _unchosen(self) -> str:
+        embedded = embedded_card()
+        if embedded is None or self.is_pulled(load_card(DEFAULT_MODEL, self.folder / "cards")):
+            return DEFAULT_MODEL
+        return embedded.id
 
     def add(self, path: Path) -> Card:
         """Take up a model from its card's file: pull its weights, and put the card among the user's; return it.

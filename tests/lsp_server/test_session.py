@@ -11,7 +11,8 @@ from attribution.index import Match, Source
 from lsp_server.attribute import Checked
 from lsp_server.completion import Ask, Completion
 from lsp_server.documents import Snapshot
-from lsp_server.session import Session
+from lsp_server.session import Session, installed_indexes
+from models import paths
 from models.protocol import TokenCounts
 
 if TYPE_CHECKING:
@@ -105,3 +106,16 @@ def test_a_range_is_judged_by_the_policy_too(session: Session, small_index: Path
     (match,), checked = session.check(snapshot, 0, len(text))
     assert (match.decision, checked.state) == ("block", "not_checked")
     assert "is not TOML" in (checked.reason or "")
+
+
+def test_the_index_that_comes_along_is_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is searched before the installed ones; where there is none, those alone; without any, nothing."""
+    monkeypatch.setenv("STARCITE_HOME", str(tmp_path))
+    monkeypatch.setattr(paths, "embedded_dir", lambda: tmp_path / "embedded")
+    ours, theirs = tmp_path / "embedded" / "index", tmp_path / "indexes" / "theirs"
+    assert installed_indexes() == ()
+    for folder in (theirs, ours):
+        folder.mkdir(parents=True)
+        assert folder not in installed_indexes()
+        (folder / "index.json").touch()
+    assert installed_indexes() == (ours, theirs)

@@ -30,6 +30,8 @@ from models.errors import (
     UnknownModelError,
     WeightsDamagedError,
 )
+from models.starter.card import draft, write_card
+from models.starter.sizes import size_of
 from models.store import Store
 
 if TYPE_CHECKING:
@@ -588,6 +590,24 @@ def test_the_current_model(place: Store) -> None:
     with pytest.raises(UnknownModelError):
         place.use("gwen")
     assert place.current() == "starcoder2-3b"
+
+
+def test_the_model_that_comes_along_is_used_offline(
+    place: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the default was not pulled and nothing chosen, it completes, and its weights need no pull."""
+    folder = tmp_path / "embedded"
+    folder.mkdir()
+    weights = folder / "tiny.gguf"
+    weights.write_bytes(b"weights")
+    write_card(draft(size_of("tiny"), "c0ffee", 1), "-", weights, [weights], folder / "tiny.toml")
+    monkeypatch.setattr("models.cards.embedded_dir", lambda: folder)
+    assert place.current() == "tiny"
+    assert place.path(load_card("tiny", place.folder / "cards")).read_bytes() == b"weights"
+    monkeypatch.setattr(place, "is_pulled", lambda card: card.id == DEFAULT_MODEL)
+    assert place.current() == DEFAULT_MODEL
+    place.use("tiny")
+    assert place.current() == "tiny"
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", "\x00"])
