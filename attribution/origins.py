@@ -6,6 +6,7 @@
     package.json at the top of an archive                    an npm package
     .git                                                     a work tree: owner/repo and the commit
     anything else                                            the folder's or archive's own name
+    the text of a licence further down                       the same source, there under that licence
 
 All of these may stand in one tree, e.g. in a virtual environment or a folder of clones. Git is read as files: no
 process is started, and nothing is fetched.
@@ -19,7 +20,7 @@ import os
 import platform
 import re
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from email.parser import HeaderParser
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -127,7 +128,27 @@ def _others(tree: Tree, left: set[str], given: frozenset[str]) -> Iterator[Origi
             name, version = _name_and_version(tree.label)
             verdict = licenses.verdict(given, files)
             record = SourceRecord(name, version, "", verdict.licenses, verdict.conflict)
-        yield Origin(record, prefix, tuple(sorted(paths)))
+        apart = list(_licensed_folders(tree, prefix, paths))
+        for inside, ids in apart:
+            verdict = licenses.verdict(given, ids)
+            own = replace(record, licenses=verdict.licenses, license_conflict=verdict.conflict)
+            yield Origin(own, prefix, tuple(sorted(inside)))
+        yield Origin(record, prefix, tuple(sorted(paths.difference(*(inside for inside, _ in apart)))))
+
+
+def _licensed_folders(tree: Tree, prefix: str, paths: set[str]) -> Iterator[tuple[set[str], frozenset[str]]]:
+    """Yield the files below each folder in which the text of a licence lies, innermost first, and the licences.
+
+    A vendored library, or a project in a folder of projects, is not under the licence that stands at the top.
+    """
+    named = {str(PurePosixPath(path).parent) for path in paths if _LICENSE_FILE.match(PurePosixPath(path).name)}
+    left = set(paths)
+    for folder in sorted(named - {prefix.rstrip("/") or "."}, key=lambda name: (-name.count("/"), name)):
+        inside = {path for path in left if path.startswith(f"{folder}/")}
+        ids = _license_files(tree, (path for path in inside if "/" not in path.removeprefix(f"{folder}/")))
+        if ids:
+            left -= inside
+            yield inside, ids
 
 
 def _license_files(tree: Tree, paths: Iterable[str]) -> frozenset[str]:

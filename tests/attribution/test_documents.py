@@ -306,6 +306,17 @@ def test_a_given_licence_overrules_and_contradictions_show(write_tree: WriteTree
     assert (document.source.licenses, document.source.license_conflict) == (("MIT",), True)
 
 
+def test_a_folder_is_under_the_licence_that_lies_in_it(write_tree: WriteTree) -> None:
+    """What is vendored is not under the licence at the top, nor what is within it under that of its parent."""
+    files = {"a.py": CODE, "LICENSE": MIT, "src/b.py": CODE, "src/license.py": CODE}
+    vendored = {"vendor/c.py": CODE, "vendor/COPYING": GPL, "vendor/x/d.py": CODE, "vendor/x/e/LICENSE": MIT}
+    documents, _ = read(write_tree("project", files | vendored | {"vendor/x/e/f.py": CODE}))
+    held = {document.path: document.source.licenses for document in documents}
+    assert held["a.py"] == held["src/b.py"] == held["src/license.py"] == held["vendor/x/e/f.py"] == ("MIT",)
+    assert held["vendor/c.py"] == held["vendor/x/d.py"] == ("GPL-3.0-only",)
+    assert {document.source.name for document in documents} == {"project"}
+
+
 STDLIB = {
     f"lib/python3.12/{name}": CODE
     for name in (
