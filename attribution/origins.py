@@ -129,11 +129,11 @@ def _others(tree: Tree, left: set[str], given: frozenset[str]) -> Iterator[Origi
             verdict = licenses.verdict(given, files)
             record = SourceRecord(name, version, "", verdict.licenses, verdict.conflict)
         apart = list(_licensed_folders(tree, prefix, paths))
+        yield Origin(record, prefix, tuple(sorted(paths.difference(*(inside for inside, _ in apart)))))
         for inside, ids in apart:
             verdict = licenses.verdict(given, ids)
             own = replace(record, licenses=verdict.licenses, license_conflict=verdict.conflict)
             yield Origin(own, prefix, tuple(sorted(inside)))
-        yield Origin(record, prefix, tuple(sorted(paths.difference(*(inside for inside, _ in apart)))))
 
 
 def _licensed_folders(tree: Tree, prefix: str, paths: set[str]) -> Iterator[tuple[set[str], frozenset[str]]]:
