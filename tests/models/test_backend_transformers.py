@@ -193,6 +193,17 @@ def test_the_fixed_cache_of_a_gpu_says_the_same(engine: Engine, folder_of: Calla
     fixed.close()
 
 
+@pytest.mark.skipif(not shutil.which("c++"), reason="torch compiles with the system's compiler")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the compiler's own
+def test_a_recorded_step_says_the_same(engine: Engine, folder_of: Callable[[str], Path], card: Card) -> None:
+    """The step of a GPU compiles as one graph, on a CPU without CUDA's recording, also after other prompts came."""
+    fixed = Engine(folder_of("starcoder2"), card, threads=1, prompt_tokens=768, cached_prompts=3)
+    fixed._memory = FixedMemory(fixed._model, fixed._device, 3, fixed._context_tokens, compiled=True)
+    for prefix in (PREFIX, CODE[900:2900], PREFIX + "t"):
+        assert generate(fixed, prefix)[0] == generate(engine, prefix)[0]
+    fixed.close()
+
+
 def test_healing(engine: Engine) -> None:
     """In the middle of a word what comes agrees with what was typed, which is not said again."""
     rendered = prompt_of(engine, PREFIX)
