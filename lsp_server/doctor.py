@@ -74,10 +74,11 @@ def _weights() -> Finding:
     store = Store(paths.models_dir())
     try:
         card = load_card(store.current())
-        path = store.path(card)
+        store.path(card)
     except ModelError as error:
         return Finding("model", good=False, fact=str(error), action=f"starcite models pull {store.current()}")
-    return Finding("model", good=True, fact=f"{card.id}, {path.stat().st_size:,} bytes, {card.license.spdx}")
+    size = sum(file.bytes for file in card.files)
+    return Finding("model", good=True, fact=f"{card.id}, {size:,} bytes, {card.license.spdx}")
 
 
 def _inference() -> Finding:

@@ -57,7 +57,9 @@ def choose(card: Card, store: Store) -> Choice:
     if full is None:
         return Choice(card, "cpu", "the card binds a GGUF file alone")
     if full != card and not store.is_pulled(full):
-        return Choice(card, "cpu", "the files in full precision are not on this machine")
+        return Choice(
+            card, "cpu", f"its files in full precision are not here (starcite models pull {card.id} --full-precision)"
+        )
     needed = card.parameters * _BYTES_PER_PARAMETER + _OTHER_BYTES
     obstacle = _obstacle(needed)
     if obstacle is None:

@@ -13,6 +13,7 @@ import pytest
 import torch
 from transformers import Starcoder2Config, Starcoder2ForCausalLM
 
+from lsp_server.cli import main
 from lsp_server.doctor import examine
 from models import backends, daemon
 from models.backend_llama import Engine as LlamaEngine
@@ -135,8 +136,25 @@ def test_files_that_are_not_here(home: Path, published: Path, monkeypatch: pytes
     card = store.add(alone)
     choice = backends.choose(card, store)
     assert (choice.card, choice.device) == (card, "cpu")
-    assert "not on this machine" in choice.reason
+    assert "models pull tiny --full-precision" in choice.reason
     assert "a GGUF file alone" in backends.choose(load_card("qwen2.5-coder-0.5b"), store).reason
+
+
+def test_full_precision_is_pulled_when_asked_for(
+    home: Path, published: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The command brings these files alone, says so where they are here, and what a card lacks that has none."""
+    cards = home / "models" / "cards"
+    cards.mkdir(parents=True)
+    text = published.read_text().replace('parts = ["', f'parts = ["{published.parent}/')
+    (cards / "tiny.toml").write_text(text)
+    for says in ("checksum right", "is here already"):
+        assert main(["models", "pull", "tiny", "--full-precision"]) == 0
+        assert says in capsys.readouterr().out
+    assert (home / "models" / "tiny" / "transformers" / "model.safetensors").is_file()
+    assert not (home / "models" / "tiny" / "tiny.gguf").exists()
+    assert main(["models", "pull", "qwen2.5-coder-0.5b", "--full-precision"]) == 2
+    assert "[[transformers]] tables" in capsys.readouterr().err
 
 
 def test_from_the_card_to_the_engine(home: Path, published: Path) -> None:
