@@ -15,7 +15,7 @@ from attribution.errors import AttributionError, PolicyError
 from attribution.index import Index
 from attribution.policy import Policies
 from lsp_server.session import installed_indexes
-from models import paths
+from models import backends, paths
 from models.cards import load_card
 from models.client import Client
 from models.errors import DaemonUnavailableError, ModelError
@@ -41,7 +41,16 @@ class Finding:
 
 def examine() -> tuple[Finding, ...]:
     """Return what was found; nothing is changed, nothing is downloaded, and the daemon is not started."""
-    looks: tuple[Callable[[], Finding], ...] = (_python, _folders, _weights, _inference, _daemon, _indexes, _policy)
+    looks: tuple[Callable[[], Finding], ...] = (
+        _python,
+        _folders,
+        _weights,
+        _inference,
+        _backend,
+        _daemon,
+        _indexes,
+        _policy,
+    )
     return tuple(look() for look in looks)
 
 
@@ -65,10 +74,11 @@ def _weights() -> Finding:
     store = Store(paths.models_dir())
     try:
         card = load_card(store.current())
-        path = store.path(card)
+        store.path(card)
     except ModelError as error:
         return Finding("model", good=False, fact=str(error), action=f"starcite models pull {store.current()}")
-    return Finding("model", good=True, fact=f"{card.id}, {path.stat().st_size:,} bytes, {card.license.spdx}")
+    size = sum(file.bytes for file in card.files)
+    return Finding("model", good=True, fact=f"{card.id}, {size:,} bytes, {card.license.spdx}")
 
 
 def _inference() -> Finding:
@@ -79,6 +89,15 @@ def _inference() -> Finding:
             "inference", good=False, fact=f"llama-cpp-python: {error}", action="pip install llama-cpp-python"
         )
     return Finding("inference", good=True, fact=f"llama-cpp-python {llama_cpp.__version__} on the CPU")
+
+
+def _backend() -> Finding:
+    store = Store(paths.models_dir())
+    try:
+        choice = backends.choose(load_card(store.current()), store)
+    except ModelError as error:
+        return Finding("backend", good=False, fact=str(error), action="starcite models use ID")
+    return Finding("backend", good=True, fact=str(choice))
 
 
 def _daemon() -> Finding:

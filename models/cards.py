@@ -21,13 +21,17 @@ how weights are added to a card that has none:
     repository = "owner/name"
     file = "starcoder2-3b-q4_k_m.gguf"
     revision = "main"
+
+Beside these, or instead of them, a card may bind the files of a folder that transformers reads, in tables
+`[[transformers]]` with the same keys: config.json, tokenizer.json and the weights as safetensors. They run in full
+precision.
 """
 
 from __future__ import annotations
 
 import re
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar, cast
 
@@ -38,10 +42,13 @@ DEFAULT_MODEL = "qwen2.5-coder-0.5b"
 
 Order = Literal["PSM", "SPM"]
 Form = Literal["qwen", "starcoder2", "starcoder", "none"]
+Format = Literal["gguf", "transformers"]
 
 _OWN_CARDS = Path(__file__).with_name("cards")
+_FOLDER = "transformers"  # within the folder of a model, for those files
 _RESERVED_IDS = {"cards", "licenses"}  # folders of the store that stand beside the folders of the models
 _ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+_FILE_TABLES = ("files", "transformers")
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -124,7 +131,11 @@ class Fim:
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """Everything that is known of a model; `context_length` is in tokens, `corpus` is "unknown" where nobody says."""
+    """Everything that is known of a model; `context_length` is in tokens, `corpus` is "unknown" where nobody says.
+
+    `files` are of the one `format`, and the GGUF file where there is one. Then `full_precision` are the same model's
+    for transformers, empty where the card binds none: see `in_full_precision`.
+    """
 
     id: str
     name: str
@@ -137,6 +148,16 @@ class Card:
     files: tuple[File, ...]
     stops: tuple[str, ...]
     notes: str
+    format: Format = "gguf"
+    full_precision: tuple[File, ...] = ()
+
+    def in_full_precision(self) -> Card | None:
+        """Return the card whose files are those for transformers, None where there are none."""
+        if self.format == "transformers":
+            return self
+        if not self.full_precision:
+            return None
+        return replace(self, files=self.full_precision, format="transformers", full_precision=())
 
 
 def load_card(model_id: str, user_cards: Path | None = None) -> Card:
@@ -164,15 +185,15 @@ def embedded_card() -> Card | None:
 def read_card(path: Path) -> Card:
     """Return the card in a file. Raises CardError, which names the file, the key and what to write there."""
     values = _read_toml(path)
-    beside = path
+    given = set(values)
+    own = path
     base = values.pop("extends", None)
     if base is not None:
         own = _OWN_CARDS / f"{base}.toml"
         if not isinstance(base, str) or not _ID.fullmatch(base) or not own.is_file():
             raise CardError(f"{path}: 'extends' must be the id of a card that comes with Starcite, not {base!r}.")
-        beside = path if "files" in values else own
         values = _read_toml(own) | values
-    return _card(_Table(path, "", values), beside.parent)
+    return _card(_Table(path, "", values), {key: (path if key in given else own).parent for key in _FILE_TABLES})
 
 
 def _card_paths(user_cards: Path | None) -> dict[str, Path]:
@@ -253,7 +274,13 @@ class _Table:
             raise self.fail(key, "is not a key of a card; remove it")
 
 
-def _card(table: _Table, folder: Path) -> Card:
+def _card(table: _Table, folders: dict[str, Path]) -> Card:
+    """Return a card; what a source names as a file of this machine lies in the folder of its key."""
+    files, full = (
+        tuple(_file(entry, folders[key]) for entry in table.tables(key)) if table.has(key) else ()
+        for key in _FILE_TABLES
+    )
+    full = tuple(replace(file, name=f"{_FOLDER}/{file.name}") for file in full)
     card = Card(
         id=_card_id(table),
         name=table.text("name"),
@@ -263,9 +290,11 @@ def _card(table: _Table, folder: Path) -> Card:
         corpus=table.text("corpus"),
         license=_license(table.table("license")),
         fim=_fim(table.table("fim")),
-        files=tuple(_file(entry, folder) for entry in table.tables("files")) if table.has("files") else (),
+        files=files or full,
         stops=table.texts("stops"),
         notes=table.text("notes"),
+        format="transformers" if full and not files else "gguf",
+        full_precision=full if files else (),
     )
     table.finish()
     return card

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from models.cards import load_card
-from models.errors import DaemonUnavailableError, DaemonVersionError, FrameError, ModelError
+from models.errors import BackendError, DaemonUnavailableError, DaemonVersionError, FrameError, ModelError
 from models.paths import log_dir, models_dir
 from models.protocol import (
     PROTOCOL_VERSION,
@@ -316,11 +316,19 @@ class _Connection:
 def _load_engine(model_id: str) -> Engine:
     """Load the weights of a model as its card says now; called in the engine thread."""
     # Here and not above: the socket has to listen before seconds of imports and of loading.
-    from models.backend_llama import Engine as LlamaEngine  # noqa: PLC0415
+    from models import backends  # noqa: PLC0415
     from models.store import Store  # noqa: PLC0415
 
-    card = load_card(model_id)
-    return LlamaEngine(Store(models_dir()).path(card), card)
+    card, store = load_card(model_id), Store(models_dir())
+    choice = backends.choose(card, store)
+    log.info("%s", choice)
+    try:
+        return backends.open_engine(choice.card, store, device=choice.device)
+    except BackendError as error:
+        if choice.card == card:
+            raise
+        log.warning("the GGUF file is used instead: %s", error)
+        return backends.open_engine(card, store)
 
 
 @contextlib.contextmanager

@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeAlias, get_arg
 
 import numpy as np
 
+from models import backends
 from models.cards import load_card
 from models.errors import EvaluationDataError
+from models.generation import Decoding
 from models.ngram import NgramModel, predict_next
 from models.paths import models_dir
 from models.protocol import FimPrompt, GenerateRequest
@@ -30,9 +32,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
-    from models import backend_llama
+    from models.generation import CachingEngine
 
-    Engine: TypeAlias = backend_llama.Engine  # for callers, who need not know which library it is
+    Engine: TypeAlias = CachingEngine  # for callers, who need not know which library it is
 
 Cut = Literal["line start", "mid-line", "mid-word"]
 CUTS: Final = get_args(Cut)
@@ -151,11 +153,8 @@ def humaneval_lines(path: Path, count: int, seed: int) -> list[Line]:
 
 
 def open_engine(model_id: str, threads: int | None = None) -> Engine:
-    """Load a model that is on this machine, with room for one prompt. Raises ModelError."""
-    from models.backend_llama import Engine  # noqa: PLC0415 - a second to load, and not needed for --help
-
-    card = load_card(model_id)
-    return Engine(Store(models_dir()).path(card), card, threads=threads, cached_prompts=1)
+    """Load a model that is on this machine, on the CPU, with room for one prompt. Raises ModelError."""
+    return backends.open_engine(load_card(model_id), Store(models_dir()), threads=threads, cached_prompts=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,8 +191,6 @@ class Wish:
 
 def generate(engine: Engine, wish: Wish) -> Generation:
     """Let a model write. Raises ModelError."""
-    from models.backend_llama import Decoding  # noqa: PLC0415 - as above
-
     texts: list[str] = []
     request = GenerateRequest(
         FimPrompt(wish.prefix, wish.suffix or ""), wish.max_tokens, wish.stop, time_limit_ms=_TIME_LIMIT_MS

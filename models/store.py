@@ -2,6 +2,7 @@
 
     <models>/
       <id>/<file>                   the weights, put there in one step, and only if their SHA-256 is the card's
+      <id>/transformers/<file>      the files of a folder that transformers reads, where the card binds such
       <id>/<file>.json              size and time of the file when it was verified: a changed file is verified again
       <id>/<file>.<source>.part     what a broken-off pull has so far, one for each source
       <id>.lock                     held while a model is pulled or removed
@@ -67,7 +68,7 @@ class Store:
         self.folder = models_dir() if folder is None else folder
 
     def path(self, card: Card) -> Path:
-        """Return the path of the card's weights; further files of theirs lie beside it.
+        """Return the path of the card's first file; the others lie beside it.
 
         They are verified the first time and whenever the file was changed since. Weights that come with their card
         (`FileSource`) are put here by this call, without any network. Raises NotPulledError or WeightsDamagedError, or
@@ -152,14 +153,19 @@ class Store:
     def add(self, path: Path) -> Card:
         """Take up a model from its card's file: pull its weights, and put the card among the user's; return it.
 
-        Raises CardError, StoreReadOnlyError, or what `pull` raises.
+        Files in full precision beside a GGUF file are taken up too, where they lie beside the card: who hands on a
+        model may leave them out. Raises CardError, StoreReadOnlyError, or what `pull` raises.
         """
         card = read_card(path)
+        full = card.in_full_precision()
+        forms = [card, full] if full and full != card and _comes_along(full) else [card]
         try:
-            self.pull(card)
+            for form in forms:
+                self.pull(form)
         except WeightsDamagedError:  # those of an earlier training, as large as these
             self.remove(card)
-            self.pull(card)
+            for form in forms:
+                self.pull(form)
         target = self.folder / "cards" / path.name
         with disk_errors(target.parent):
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -251,7 +257,7 @@ class Store:
             if not self._is_verified(card, file):
                 self._verify_file(card, file)
             return "store", []
-        self._prepare(card)
+        self._prepare(card, file)
         failures: list[tuple[str, str]] = []
         for index, source in enumerate(file.sources):
             if kinds is not None and source.kind not in kinds:
@@ -266,8 +272,8 @@ class Store:
                 return source.kind, failures
         raise SourcesFailedError(_failed(card, failures))
 
-    def _prepare(self, card: Card) -> None:
-        folder = self.folder / card.id
+    def _prepare(self, card: Card, file: File) -> None:
+        folder = self._file_path(card, file).parent
         with disk_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
             for leftover in folder.glob(".pip-*"):  # of a pull that was killed
@@ -275,7 +281,7 @@ class Store:
 
     def _pull_from(self, source: Source, card: Card, file: File, label: str, progress: Progress) -> None:
         target = self._file_path(card, file)
-        path = target.with_name(f"{file.name}.{label}.part")
+        path = target.with_name(f"{target.name}.{label}.part")
         with (
             disk_errors(target.parent),
             PartFile(path, file, lambda done: progress(done, file.bytes, source.kind)) as part,
@@ -284,7 +290,7 @@ class Store:
             if part.bytes < file.bytes:
                 fetch(source, file, part, target.parent)
             part.publish(target)
-            for other in target.parent.glob(f"{file.name}.*.part*"):  # what other sources began
+            for other in target.parent.glob(f"{target.name}.*.part*"):  # what other sources began
                 other.unlink()
             write_json(self._record_path(card, file), _verified(target, file))
 

@@ -3,6 +3,18 @@
 from __future__ import annotations
 
 import codecs
+from functools import cache
+
+
+@cache
+def byte_of_letter() -> dict[str, int]:
+    """Return the byte that each letter of a byte-level vocabulary stands for.
+
+    A byte that can be seen is its own letter, the others have those from 256 on (GPT-2).
+    """
+    seen = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    unseen = [byte for byte in range(256) if byte not in set(seen)]
+    return {chr(byte): byte for byte in seen} | {chr(256 + place): byte for place, byte in enumerate(unseen)}
 
 
 class TextStream:

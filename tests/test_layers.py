@@ -19,6 +19,7 @@ ALLOWED = {
     "lsp_server": (
         "lsp_server",
         "attribution",
+        "models.backends",
         "models.cards",
         "models.client",
         "models.daemon",
@@ -42,6 +43,8 @@ ONLY_IN = {
     "accelerate": "models/starter/training.py",
     "gguf": "models/starter/export.py",
 }
+# Libraries that only the backend knows which the daemon loads, and the training.
+BACKEND_AND_TRAINING = {"torch", "transformers", "tokenizers"}
 # The one look of the doctor that asks whether the library loads at all.
 EXCEPTIONS = {("llama_cpp", "lsp_server/doctor.py")}
 
@@ -73,6 +76,8 @@ def test_one_file_knows_a_library(path: Path) -> None:
     name = path.relative_to(ROOT).as_posix()
     for module in imports(path):
         library = module.split(".")[0]
+        if library in BACKEND_AND_TRAINING:
+            assert name == "models/backend_transformers.py" or name.startswith("models/starter/"), f"{name}: {library}"
         home = ONLY_IN.get(library, name)
         assert name == home or (library, name) in EXCEPTIONS, f"{name} imports {library}, which only {home} may"
 
@@ -84,6 +89,9 @@ def test_one_file_knows_a_library(path: Path) -> None:
         ("models.client", ("llama_cpp", "numpy", "huggingface_hub", "attribution", "lsp_server")),
         ("attribution.index", ("models", "lsp_server", "pygls")),
         ("lsp_server.cli", ("pygls", "numpy", "llama_cpp", "huggingface_hub", "torch")),
+        ("models.daemon", ("numpy", "llama_cpp", "torch", "transformers", "tokenizers", "huggingface_hub")),
+        ("models.evaluation", ("llama_cpp", "torch", "transformers")),
+        ("models.backends", ("numpy", "llama_cpp", "torch", "transformers")),
         ("models.starter.run", ("numpy", "torch", "transformers", "llama_cpp")),
     ],
 )

@@ -50,8 +50,13 @@ def draft(size: Size, corpus: str, parameters: int) -> Card:
     )
 
 
-def write_card(card: Card, notes: str, weights: Path, parts: Sequence[Path], path: Path) -> None:
-    """Write the card of a file of weights, whose `parts`, in their order, lie beside the card."""
+def write_card(  # what a card binds
+    card: Card, notes: str, weights: Path, parts: Sequence[Path], full: Sequence[Path], path: Path
+) -> None:
+    """Write the card of a file of weights, whose `parts`, in their order, lie beside the card.
+
+    `full` are the files for transformers, in a folder beside the card.
+    """
     general = {
         "id": card.id,
         "name": card.name,
@@ -63,11 +68,19 @@ def write_card(card: Card, notes: str, weights: Path, parts: Sequence[Path], pat
         "notes": notes,
     }
     blocks = [_table("", general), _table("[license]", asdict(card.license)), _table("[fim]", asdict(card.fim))]
-    with weights.open("rb") as data:
-        digest = hashlib.file_digest(data, "sha256").hexdigest()
-    blocks.append(_table("[[files]]", {"name": weights.name, "bytes": weights.stat().st_size, "sha256": digest}))
-    blocks.append(_table("[[files.sources]]", {"kind": "file", "parts": [part.name for part in parts]}))
+    blocks += _file("files", weights, parts, path.parent)
+    for file in full:
+        blocks += _file("transformers", file, [file], path.parent)
     replace_text(path, "\n\n".join(blocks) + "\n")
+
+
+def _file(key: str, file: Path, parts: Sequence[Path], folder: Path) -> list[str]:
+    """Return the tables that bind a file, whose parts lie in a folder or below."""
+    with file.open("rb") as data:
+        digest = hashlib.file_digest(data, "sha256").hexdigest()
+    facts = {"name": file.name, "bytes": file.stat().st_size, "sha256": digest}
+    source = {"kind": "file", "parts": [part.relative_to(folder).as_posix() for part in parts]}
+    return [_table(f"[[{key}]]", facts), _table(f"[[{key}.sources]]", source)]
 
 
 def _table(head: str, values: dict[str, Any]) -> str:

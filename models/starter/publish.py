@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from models.starter.training import Outcome, Plan
 
+# What of transformers' folder a card binds: the others only say how its own tokenizer and generation are set up.
+TRANSFORMERS_FILES = ("config.json", "tokenizer.json", "model.safetensors")
 FILE_KINDS = ("Q4_0", "Q6_K", "Q8_0")
 # What a rented machine gives back and a repository holds in one file.
 PART_BYTES = 15_000_000
@@ -38,7 +40,8 @@ def publish(plan: Plan, outcome: Outcome) -> Path:
     replace_text(out / "loss.svg", loss_plot(lines, plan.size.step_tokens))
     path = out / f"{name}.toml"
     bound = files[plan.size.file_kind]
-    write_card(card, _notes(plan, outcome), bound, _parts(bound), path)
+    full_precision = [out / "transformers" / file for file in TRANSFORMERS_FILES]
+    write_card(card, _notes(plan, outcome), bound, _parts(bound), full_precision, path)
     return path
 
 

@@ -6,12 +6,13 @@ Text never becomes a special token here, whatever it looks like: those enter by 
 
 from __future__ import annotations
 
-from functools import cache
 from typing import TYPE_CHECKING
 
 from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
+
+from models.stream import byte_of_letter
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -70,13 +71,5 @@ def pieces(tokenizer: Tokenizer) -> list[bytes]:
     found = [b""] * tokenizer.get_vocab_size()
     for text, token in tokenizer.get_vocab().items():
         if token >= len(SPECIAL_TOKENS):
-            found[token] = bytes(_byte_of_letter()[letter] for letter in text)
+            found[token] = bytes(byte_of_letter()[letter] for letter in text)
     return found
-
-
-@cache
-def _byte_of_letter() -> dict[str, int]:
-    """Return the byte of each letter: one that can be seen is its own, the others have those from 256 on (GPT-2)."""
-    seen = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    unseen = [byte for byte in range(256) if byte not in set(seen)]
-    return {chr(byte): byte for byte in seen} | {chr(256 + place): byte for place, byte in enumerate(unseen)}

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from models import backend_llama
-from models.backend_llama import Decoding, Engine
+from models import backend_llama, generation
+from models.backend_llama import Engine
 from models.cards import DEFAULT_MODEL, load_card
 from models.errors import BackendError, ContextOverflowError
+from models.generation import Decoding
 from models.protocol import Done, FimPrompt, GenerateRequest
 from models.scheduler import CancelFlag
 
@@ -244,9 +245,9 @@ def test_a_smaller_context(weights: Path) -> None:
 def test_no_machine_is_taken_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     """The cores that may be used are those of this process, not of the machine."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda _process: {1, 5, 7}, raising=False)
-    assert backend_llama._usable_cores() == 3
+    assert generation.usable_cores() == 3
     monkeypatch.delattr(os, "sched_getaffinity")
-    assert backend_llama._usable_cores() == (os.cpu_count() or 1)
+    assert generation.usable_cores() == (os.cpu_count() or 1)
 
 
 @pytest.mark.model

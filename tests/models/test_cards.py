@@ -202,6 +202,21 @@ def test_a_user_card_may_only_add_weights(tmp_path: Path) -> None:
     assert (theirs.fim, theirs.license, theirs.notes) == (ours.fim, ours.license, ours.notes)
 
 
+def test_files_for_transformers(tmp_path: Path) -> None:
+    """They stand instead of a GGUF file, or beside one; those of a card that is extended lie where that card lies."""
+    tables = GOOD[GOOD.index("[[files]]") :].replace("[[files", "[[transformers")
+    tables = tables.replace('"pypi"', '"file"').replace('member = "*.bin"\n', "")
+    (tmp_path / "starcoder2-3b.toml").write_text('id = "starcoder2-3b"\nextends = "starcoder2-3b"\n' + tables)
+    alone = load_card("starcoder2-3b", tmp_path)
+    assert (alone.format, alone.full_precision) == ("transformers", ())
+    assert [file.name for file in alone.files] == ["transformers/weights.gguf"]
+    (tmp_path / f"{DEFAULT_MODEL}.toml").write_text(f'id = "{DEFAULT_MODEL}"\nextends = "{DEFAULT_MODEL}"\n' + tables)
+    both = load_card(DEFAULT_MODEL, tmp_path)
+    assert (both.format, both.files) == ("gguf", load_card(DEFAULT_MODEL, Path("none")).files)
+    assert both.full_precision[0].sources == (FileSource((tmp_path / "part-1==1.0", tmp_path / "part-2==1.0")),)
+    assert load_card(DEFAULT_MODEL, Path("none")).in_full_precision() is None
+
+
 def test_user_cards_lie_in_the_data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without being told a folder, the user's cards are those in the folder of the models."""
     monkeypatch.setenv("STARCITE_HOME", str(tmp_path))
