@@ -221,7 +221,7 @@ class Pipeline:
         clock.lap("postprocess")
         reason: FinishReason = done.finish_reason if finished or done.finish_reason == "cancelled" else "empty"
         generated = _Generated(finished, reason, done.tokens, done.timings_ms)
-        if reason != "cancelled":
+        if reason != "cancelled" and (raw or done.finish_reason != "time"):  # without a text it is no answer
             self._remember(ask.model, fim, generated)
         return generated
 

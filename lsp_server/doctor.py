@@ -83,7 +83,7 @@ def _inference() -> Finding:
 
 def _daemon() -> Finding:
     async def ask() -> dict[str, Any]:
-        client = await Client.connect(Store(paths.models_dir()).current(), editor="doctor", spawn=False)
+        client = await Client.connect(Store(paths.models_dir()).current(), editor="", spawn=False)
         try:
             return await client.status()
         finally:

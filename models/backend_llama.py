@@ -23,6 +23,7 @@ from models import fim
 from models.errors import BackendError, ContextOverflowError
 from models.protocol import Done, GenerateRequest, TokenCounts
 from models.stream import TextStream
+from models.timings import TokenClock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -124,8 +125,7 @@ class Engine:
         part of it. It never holds a special token, a stop string, or half a character. Raises `ContextOverflowError`
         where the prompt cannot be made to fit, and `BackendError`; the engine can be used afterwards.
         """
-        started_s = time.perf_counter()
-        run = _Run((*request.stop, *self._tokens.stop_texts), cancel, emit, request.time_limit_ms / 1000)
+        run = _Run((*request.stop, *self._tokens.stop_texts), cancel, emit, request)
         max_tokens = min(request.max_tokens, self._context_tokens - self._prompt_tokens)
         limits = fim.Limits(prompt_tokens=self._prompt_tokens, generate_tokens=max_tokens)
         render = fim.render_plain if decoding.plain else fim.render
@@ -135,19 +135,13 @@ class Engine:
         reused = len(prompt.tokens)
         try:
             reason = self._prefill(prompt, rendered.tokens, run)
-            prefilled_s = time.perf_counter()
+            run.clock.prefilled()
             if reason is None:
                 reason = self._decode(prompt, rendered.heal, max_tokens, run, decoding) if max_tokens else "length"
         finally:
             # The flag's memory goes with the job; nothing may read it after this.
             llama.llama_set_abort_callback(self._context, llama.ggml_abort_callback(), None)
-        timings_ms = {
-            "prefill": (prefilled_s - started_s) * 1000,
-            "decode": (time.perf_counter() - prefilled_s) * 1000,
-        }
-        if run.first_token_s is not None:
-            timings_ms["time_to_first_token"] = (run.first_token_s - started_s) * 1000
-        return Done(reason, TokenCounts(len(rendered.tokens), reused, run.generated), timings_ms)
+        return Done(reason, TokenCounts(len(rendered.tokens), reused, run.generated), run.clock.timings_ms())
 
     def cut(self, text: str, tokens: int) -> str:
         """Return the beginning of a text that so many of the model's tokens make, all of it if it has not more."""
@@ -212,8 +206,8 @@ class Engine:
     def _prefill(self, prompt: _CachedPrompt, tokens: list[int], run: _Run) -> FinishReason | None:
         """Compute the tokens that are not cached yet; return a reason where the run ended before the last."""
         while len(prompt.tokens) < len(tokens):
-            if run.cancelled():
-                return "cancelled"
+            if reason := run.interrupted_before_text():
+                return reason
             start = len(prompt.tokens)
             end = min(start + SLICE_TOKENS, len(tokens))
             last = end - start - 1 if end == len(tokens) else SLICE_TOKENS
@@ -228,7 +222,7 @@ class Engine:
         noise = np.random.default_rng(decoding.seed) if decoding.temperature else None
         while True:
             token = self._choose(heal, noise, decoding.temperature)
-            run.first_token_s = run.first_token_s or time.perf_counter()
+            run.clock.token()
             if token is None or self._tokens.is_special[token]:
                 run.flush()
                 return "stop"
@@ -356,13 +350,15 @@ class _CachedPrompt:
 class _Run:
     """What one generation has done so far, and what may end it."""
 
-    def __init__(self, stops: tuple[str, ...], cancel: CancelFlag, emit: Callable[[str], None], limit_s: float) -> None:
+    def __init__(
+        self, stops: tuple[str, ...], cancel: CancelFlag, emit: Callable[[str], None], request: GenerateRequest
+    ) -> None:
+        self.clock = TokenClock()
         self.stream = TextStream(stops)
         self.generated = 0
-        self.first_token_s: float | None = None
         self._cancel = cancel
         self._emit = emit
-        self._limit_s = limit_s
+        self._request = request
 
     def push(self, piece: bytes) -> None:
         if text := self.stream.push(piece):
@@ -372,19 +368,17 @@ class _Run:
         if text := self.stream.flush():
             self._emit(text)
 
-    def cancelled(self) -> bool:
-        return self._cancel.is_set()
+    def interrupted_before_text(self) -> FinishReason | None:
+        """Return what ends the prefill; whoever asks again goes on from the slice that it reached."""
+        if self._cancel.is_set():
+            return "cancelled"
+        return "time" if self.clock.waited_ms() >= self._request.first_token_limit_ms else None
 
     def interrupted(self) -> FinishReason | None:
-        """Return what ends the run: a cancellation, or the time that it may write, which begins with its first token.
-
-        The prefill is not limited: it is needed once, whoever asks again goes on from where it was, and a first
-        suggestion that comes late is better than none.
-        """
-        if self.cancelled():
+        """Return what ends the run behind its first token: a cancellation, or the time that it may write."""
+        if self._cancel.is_set():
             return "cancelled"
-        begun_s = self.first_token_s
-        return "time" if begun_s and time.perf_counter() >= begun_s + self._limit_s else None
+        return "time" if self.clock.written_ms() >= self._request.time_limit_ms else None
 
 
 def _usable_cores() -> int:
