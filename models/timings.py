@@ -83,7 +83,7 @@ class Histogram:
         bucket = bisect_left(list(accumulate(self.counts)), rank)
         if bucket >= len(BOUNDS_MS):  # above all bounds, or there is no value
             return self.max_ms
-        place = (rank - sum(self.counts[:bucket])) / self.counts[bucket]
+        place = (rank - 0.5 - sum(self.counts[:bucket])) / self.counts[bucket]
         return min(self.max_ms, BOUNDS_MS[bucket] * math.pow(_BUCKET_WIDTH, place - 1))
 
     def to_map(self) -> dict[str, Any]:

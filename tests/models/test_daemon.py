@@ -330,7 +330,7 @@ async def test_an_unused_model_is_unloaded(fake_engine: FakeEngine) -> None:
         async with asyncio.timeout(DEADLINE_S):
             while await state() != "unloaded":
                 pass
-        fake_engine.closed = False
+        assert fake_engine.closed
         peer.send(ClientHello(PROTOCOL_VERSION, "test", ""))
         await peer.expect(DaemonHello)
         assert await state() == "unloaded"
