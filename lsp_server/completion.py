@@ -219,9 +219,10 @@ class Pipeline:
         clock.lap("model")
         finished = postprocess.finish(raw, scope, whole=done.finish_reason == "stop")
         clock.lap("postprocess")
-        reason: FinishReason = done.finish_reason if finished or done.finish_reason == "cancelled" else "empty"
+        broken_off = done.finish_reason == "cancelled" or (done.finish_reason == "time" and not raw)
+        reason: FinishReason = done.finish_reason if finished or broken_off else "empty"
         generated = _Generated(finished, reason, done.tokens, done.timings_ms)
-        if reason != "cancelled":
+        if not broken_off:
             self._remember(ask.model, fim, generated)
         return generated
 

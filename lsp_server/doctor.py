@@ -102,7 +102,7 @@ def _backend() -> Finding:
 
 def _daemon() -> Finding:
     async def ask() -> dict[str, Any]:
-        client = await Client.connect(Store(paths.models_dir()).current(), editor="doctor", spawn=False)
+        client = await Client.connect(Store(paths.models_dir()).current(), editor="", spawn=False)
         try:
             return await client.status()
         finally:

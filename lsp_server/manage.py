@@ -289,7 +289,7 @@ def _daemon_run(options: argparse.Namespace) -> int:
 async def _ask_daemon(model: str, *, spawn: bool) -> dict[str, Any]:
     from models.client import Client
 
-    client = await Client.connect(model, editor="cli", spawn=spawn)
+    client = await Client.connect(model, editor="", spawn=spawn)  # no editor: to ask does not load the model
     try:
         if spawn:
             await client.loaded()
@@ -301,8 +301,15 @@ async def _ask_daemon(model: str, *, spawn: bool) -> dict[str, Any]:
 def _print_status(status: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
         print(json.dumps({"version": 1} | status))
-    else:
-        print("\n".join(f"{name:>16}  {value}" for name, value in status.items()))
+        return
+    shown = {name: value for name, value in status.items() if not name.startswith("histogram")}
+    print("\n".join(f"{name:>16}  {value}" for name, value in shown.items()))
+    kinds = [(kind, name, row) for kind, rows in status["histograms"].items() for name, row in rows.items()]
+    columns = ("p50_ms", "p95_ms", "p99_ms", "max_ms")
+    if kinds:
+        print(f"\n{'times in ms':>33} {'count':>7} " + " ".join(f"{name.removesuffix('_ms'):>9}" for name in columns))
+    for kind, name, row in kinds:
+        print(f"{kind:>12} {name:>20} {row['count']:7} " + " ".join(f"{row[column]:9.1f}" for column in columns))
 
 
 # --- models --------------------------------------------------------------------------------------------------------

@@ -5,7 +5,8 @@
 
 The socket listens before the model is loaded, so that connecting is instant. Of two daemons started at once the one
 that gets the lock lives: it alone may remove what an earlier one left behind. It ends when nobody was connected for a
-while, when told to, and on SIGTERM or SIGINT; what runs then ends as cancelled.
+while, when told to, and on SIGTERM or SIGINT; what runs then ends as cancelled. Editors stay connected for days, so the
+model's memory is given back earlier, when nobody asked for anything for a while, and loaded again when somebody does.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ import asyncio
 import contextlib
 import logging
 import logging.handlers
+import math
 import os
 import signal
 import socket
 import sys
+import threading
 import time
 from dataclasses import asdict
 from importlib.metadata import version
@@ -53,6 +56,7 @@ from models.protocol import (
 )
 from models.rendezvous import ERROR_WORD, READY_LINE, TAKEN_LINE, Rendezvous, rendezvous
 from models.scheduler import Engine, Scheduler
+from models.timings import BOUNDS_MS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -60,6 +64,8 @@ if TYPE_CHECKING:
     from models.scheduler import Event, Job
 
 IDLE_EXIT_S = 30 * 60.0
+UNLOAD_AFTER_S = 15 * 60.0
+UNLOAD_VARIABLE = "STARCITE_UNLOAD_AFTER_S"
 # How often a daemon without clients looks whether its socket is still there.
 SOCKET_CHECK_S = 60.0
 # A peer that connects and says nothing must not keep the daemon alive.
@@ -74,15 +80,25 @@ def run(model_id: str, *, idle_exit_s: float = IDLE_EXIT_S, ready: Callable[[], 
 
     `ready` is called when the socket listens. Raises `UnknownModelError` and `CardError` for the model, and
     `DaemonUnavailableError` where the runtime folder cannot be used. That the model cannot be loaded is no error here:
-    each request is answered with it, and tries again.
+    each request is answered with it, and tries again. Raises `DaemonUnavailableError` too where the environment's time
+    of unloading cannot be read.
     """
     load_card(model_id)
+    unload_after_s = _unload_after_s()
     meeting = rendezvous(model_id)
     with _locked(meeting) as locked:
         if not locked:
             return False
         with _logging_to_file(model_id):
-            asyncio.run(serve(meeting, lambda: _load_engine(model_id), idle_exit_s=idle_exit_s, ready=ready))
+            asyncio.run(
+                serve(
+                    meeting,
+                    lambda: load_engine(model_id),
+                    idle_exit_s=idle_exit_s,
+                    unload_after_s=unload_after_s,
+                    ready=ready,
+                )
+            )
         return True
 
 
@@ -91,10 +107,11 @@ async def serve(
     load: Callable[[], Engine],
     *,
     idle_exit_s: float = IDLE_EXIT_S,
+    unload_after_s: float | None = None,
     ready: Callable[[], None] = lambda: None,
 ) -> None:
     """Serve one engine at a meeting point, whose lock the caller holds, until the daemon ends."""
-    daemon = Daemon(meeting, load, idle_exit_s)
+    daemon = Daemon(meeting, load, idle_exit_s, unload_after_s)
     with contextlib.closing(_listen(meeting.socket_path)) as listener:
         daemon.start()
         server = await asyncio.start_unix_server(daemon.serve_connection, sock=listener)
@@ -114,11 +131,14 @@ async def serve(
 class Daemon:
     """The connections of one daemon and what they asked for; used on the event loop only."""
 
-    def __init__(self, meeting: Rendezvous, load: Callable[[], Engine], idle_exit_s: float) -> None:
+    def __init__(
+        self, meeting: Rendezvous, load: Callable[[], Engine], idle_exit_s: float, unload_after_s: float | None = None
+    ) -> None:
         """Take what `serve` takes; `start` must be called on the running loop."""
         self._meeting = meeting
         self._load = load
         self._idle_exit_s = idle_exit_s
+        self._unload_after_s = unload_after_s
         self._started_s = time.monotonic()
         self._connections: set[_Connection] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -128,7 +148,7 @@ class Daemon:
     def start(self) -> None:
         """Start loading the model, and the time after which an unused daemon ends."""
         self._loop = asyncio.get_running_loop()
-        self.scheduler = Scheduler(self._load, self._loop)
+        self.scheduler = Scheduler(self._load, self._loop, unload_after_s=self._unload_after_s)
         self.scheduler.start()
         self._watch_idleness()
 
@@ -157,8 +177,10 @@ class Daemon:
     def status(self) -> dict[str, Any]:
         """Return what the status message holds, all of it plain values.
 
-        `state` is "loading", "ready", "busy" or "failed", and `error` says why it failed; `memory_bytes` is the
-        resident memory with the mapped weights; `last` has the tokens and timings of the last finished generation.
+        `state` is "loading", "ready", "busy", "unloaded" (until somebody asks) or "failed", and `error` says why it
+        failed; `memory_bytes` is the resident memory with the mapped weights; `last` has the tokens and timings of the
+        last finished generation; `histograms` has those of all, as `Scheduler.histograms` and `models.timings` say,
+        where the i-th of "counts" is of the times up to the i-th of `histogram_bounds_ms`.
         """
         scheduler, last, error = self.scheduler, self.scheduler.last, self.scheduler.load_error
         return {
@@ -172,9 +194,12 @@ class Daemon:
             "requests": asdict(scheduler.counts),
             "queue_length": scheduler.queue_length,
             "memory_bytes": _resident_bytes(),
+            "unload_after_s": scheduler.unload_after_s,
             "threads": scheduler.threads,
             "last": {"tokens": asdict(last.tokens), "timings_ms": last.timings_ms} if last else None,
             "error": {"code": error_code(error), "message": str(error)} if error else None,
+            "histogram_bounds_ms": list(BOUNDS_MS),
+            "histograms": scheduler.histograms(),
         }
 
     async def serve_connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -281,6 +306,8 @@ class _Connection:
                 "Starcite runs; stop it with 'starcite daemon stop'."
             )
         self._hello = hello
+        if hello.editor:  # it will generate; who only asks for the status must not cost the model's memory
+            self._daemon.scheduler.wake()
         self._send(self._daemon.hello())
 
     def _generate(self, message: GenerateMessage) -> None:
@@ -313,7 +340,19 @@ class _Connection:
             self._writer.write(encode(message))
 
 
-def _load_engine(model_id: str) -> Engine:
+def _unload_after_s() -> float | None:
+    """Return the environment's time after which an unused model is unloaded, or ours; None for never, which is 0."""
+    text = os.environ.get(UNLOAD_VARIABLE, "")
+    try:
+        seconds = float(text) if text else UNLOAD_AFTER_S
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds <= threading.TIMEOUT_MAX:
+        raise DaemonUnavailableError(f"{UNLOAD_VARIABLE} is {text[:40]!r}: set it to seconds, or to 0 for never.")
+    return seconds or None
+
+
+def load_engine(model_id: str) -> Engine:
     """Load the weights of a model as its card says now; called in the engine thread."""
     # Here and not above: the socket has to listen before seconds of imports and of loading.
     from models import backends  # noqa: PLC0415

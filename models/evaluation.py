@@ -193,7 +193,11 @@ def generate(engine: Engine, wish: Wish) -> Generation:
     """Let a model write. Raises ModelError."""
     texts: list[str] = []
     request = GenerateRequest(
-        FimPrompt(wish.prefix, wish.suffix or ""), wish.max_tokens, wish.stop, time_limit_ms=_TIME_LIMIT_MS
+        FimPrompt(wish.prefix, wish.suffix or ""),
+        wish.max_tokens,
+        wish.stop,
+        first_token_limit_ms=_TIME_LIMIT_MS,
+        time_limit_ms=_TIME_LIMIT_MS,
     )
     decoding = Decoding(wish.temperature, wish.seed, plain=wish.suffix is None)
     cpu_s = time.process_time()

@@ -21,6 +21,7 @@ from models import fim
 from models.errors import ContextOverflowError
 from models.protocol import Done, TokenCounts
 from models.stream import TextStream
+from models.timings import TokenClock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -101,14 +102,16 @@ class CachedPrompt:
 class Run:
     """What one generation has done so far, and what may end it."""
 
-    def __init__(self, stops: tuple[str, ...], cancel: CancelFlag, emit: Callable[[str], None], limit_s: float) -> None:
-        """Begin with nothing; `limit_s` counts from the first token."""
+    def __init__(
+        self, stops: tuple[str, ...], cancel: CancelFlag, emit: Callable[[str], None], request: GenerateRequest
+    ) -> None:
+        """Begin with nothing; the request has the limits of time."""
+        self.clock = TokenClock()
         self.stream = TextStream(stops)
         self.generated = 0
-        self.first_token_s: float | None = None
         self._cancel = cancel
         self._emit = emit
-        self._limit_s = limit_s
+        self._request = request
 
     def push(self, piece: bytes) -> None:
         """Take a token's bytes, and emit what is certain."""
@@ -120,20 +123,17 @@ class Run:
         if text := self.stream.flush():
             self._emit(text)
 
-    def cancelled(self) -> bool:
-        """Tell whether the end was asked for."""
-        return self._cancel.is_set()
+    def interrupted_before_text(self) -> FinishReason | None:
+        """Return what ends the prefill; whoever asks again goes on from the slice that it reached."""
+        if self._cancel.is_set():
+            return "cancelled"
+        return "time" if self.clock.waited_ms() >= self._request.first_token_limit_ms else None
 
     def interrupted(self) -> FinishReason | None:
-        """Return why to end before the next token, None where there is no reason.
-
-        The prefill is not limited: it is needed once, whoever asks again goes on from where it was, and a first
-        suggestion that comes late is better than none.
-        """
-        if self.cancelled():
+        """Return what ends the run behind its first token: a cancellation, or the time that it may write."""
+        if self._cancel.is_set():
             return "cancelled"
-        begun_s = self.first_token_s
-        return "time" if begun_s and time.perf_counter() >= begun_s + self._limit_s else None
+        return "time" if self.clock.written_ms() >= self._request.time_limit_ms else None
 
 
 class CachingEngine(ABC):
@@ -197,8 +197,7 @@ class CachingEngine(ABC):
         part of it. It never holds a special token, a stop string, or half a character. Raises `ContextOverflowError`
         where the prompt cannot be made to fit, and `BackendError`; the engine can be used afterwards.
         """
-        started_s = time.perf_counter()
-        run = Run((*request.stop, *self._tokens.stop_texts), cancel, emit, request.time_limit_ms / 1000)
+        run = Run((*request.stop, *self._tokens.stop_texts), cancel, emit, request)
         max_tokens = min(request.max_tokens, self._context_tokens - self._prompt_tokens)
         limits = fim.Limits(prompt_tokens=self._prompt_tokens, generate_tokens=max_tokens)
         render = fim.render_plain if decoding.plain else fim.render
@@ -206,16 +205,10 @@ class CachingEngine(ABC):
         prompt = self._reuse(rendered.tokens)
         reused = len(prompt.tokens)
         reason = self._prefill(prompt, rendered.tokens, run)
-        prefilled_s = time.perf_counter()
+        run.clock.prefilled()
         if reason is None:
             reason = self._decode(prompt, rendered.heal, max_tokens, run, decoding) if max_tokens else "length"
-        timings_ms = {
-            "prefill": (prefilled_s - started_s) * 1000,
-            "decode": (time.perf_counter() - prefilled_s) * 1000,
-        }
-        if run.first_token_s is not None:
-            timings_ms["time_to_first_token"] = (run.first_token_s - started_s) * 1000
-        return Done(reason, TokenCounts(len(rendered.tokens), reused, run.generated), timings_ms)
+        return Done(reason, TokenCounts(len(rendered.tokens), reused, run.generated), run.clock.timings_ms())
 
     def cut(self, text: str, tokens: int) -> str:
         """Return the beginning of a text that so many of the model's tokens make, all of it if it has not more."""
@@ -257,8 +250,8 @@ class CachingEngine(ABC):
     def _prefill(self, prompt: CachedPrompt, tokens: list[int], run: Run) -> FinishReason | None:
         """Compute the tokens that are not cached yet; return a reason where the run ended before the last."""
         while len(prompt.tokens) < len(tokens):
-            if run.cancelled():
-                return "cancelled"
+            if reason := run.interrupted_before_text():
+                return reason
             start = len(prompt.tokens)
             end = min(start + self._slice_tokens, len(tokens))
             last = end - start - 1 if end == len(tokens) else self._slice_tokens
@@ -271,7 +264,7 @@ class CachingEngine(ABC):
         noise = np.random.default_rng(decoding.seed) if decoding.temperature else None
         while True:
             token = self._choose(heal, noise, decoding.temperature)
-            run.first_token_s = run.first_token_s or time.perf_counter()
+            run.clock.token()
             if token is None or self._tokens.is_special[token]:
                 run.flush()
                 return "stop"

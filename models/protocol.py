@@ -35,7 +35,9 @@ if TYPE_CHECKING:
 
 # History
 #   1  hello, generate, cancel, status, shutdown; delta, done, error.
-PROTOCOL_VERSION: Final = 1
+#   2  generate: first_token_limit_ms; the priority "background" became "prefetch" and "warm-up". A hello without an
+#      editor does not load the model.
+PROTOCOL_VERSION: Final = 2
 
 # A context of 4,096 tokens is about 16 KiB; the limit only keeps a broken peer from exhausting the memory.
 MAX_FRAME_BYTES: Final = 16 * 1024 * 1024
@@ -60,7 +62,8 @@ ERROR_CODES: Final[dict[str, type[ModelError]]] = {
 _HEADER = struct.Struct(">I")
 
 FinishReason: TypeAlias = Literal["stop", "length", "time", "cancelled"]
-Priority: TypeAlias = Literal["interactive", "background"]
+# From the most to the least urgent.
+Priority: TypeAlias = Literal["interactive", "prefetch", "warm-up"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,15 +89,21 @@ class FimPrompt:
 class GenerateRequest:
     """One generation.
 
-    `stop` holds strings before the first of which the text ends. `time_limit_ms` counts from the first token, not from
-    the queue or the prefill. `editor` tells apart those who share one connection; the newest request of an editor
-    supersedes its older ones, except that a "background" one never supersedes an "interactive" one.
+    `stop` holds strings before the first of which the text ends. Two limits of time end it with what is there and the
+    reason "time": `first_token_limit_ms` from the arrival at the daemon to the first token, and `time_limit_ms` from
+    there to the end, so that all of it takes no longer than both. `editor` tells apart those who share one connection.
+
+    `priority`: somebody waits for an "interactive" request; a "prefetch" is what may be asked next; a "warm-up", with
+    `max_tokens` 0, only computes a prompt. The more urgent go first, and one that runs gives way to a more urgent one:
+    where it has given no text yet it goes on later from where it was, otherwise it ends as "cancelled". The newest
+    request of an editor supersedes its older ones that are not more urgent.
     """
 
     prompt: FimPrompt
     max_tokens: int = 64
     stop: tuple[str, ...] = ()
     time_limit_ms: float = 5000.0
+    first_token_limit_ms: float = 30_000.0
     editor: str = ""
     priority: Priority = "interactive"
 
@@ -121,8 +130,10 @@ class TokenCounts:
 class Done:
     """The end of a generation.
 
-    `timings_ms` holds "queue", "prefill", "decode" and "time_to_first_token", the last counted from the arrival of
-    the request at the daemon and absent where no token was chosen.
+    `timings_ms` are of one monotonic clock. Always "queue", until the model took the request up (for the last time,
+    where it had to give way), and "total", both from the arrival at the daemon; where it was taken up "prefill" and
+    "decode"; where a token was chosen "time_to_first_token", from the arrival too; where two were, "inter_token_mean",
+    "inter_token_p50" and "inter_token_max".
     """
 
     finish_reason: FinishReason
@@ -132,7 +143,11 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class ClientHello:
-    """The first message of a client: who it is, and the default of `GenerateRequest.editor`."""
+    """The first message of a client: who it is, and the default of `GenerateRequest.editor`.
+
+    A client with an editor is about to generate, so that the model is loaded where it was unloaded; one that only asks
+    for the status gives none.
+    """
 
     protocol: int
     client: str
@@ -350,6 +365,7 @@ def _generate_request(fields: Mapping[str, object]) -> GenerateRequest:
         max_tokens=_count(fields, "max_tokens"),
         stop=tuple(_list(fields, "stop", str)),
         time_limit_ms=_number(fields, "time_limit_ms"),
+        first_token_limit_ms=_number(fields, "first_token_limit_ms"),
         editor=_take(fields, "editor", str),
         priority=cast("Priority", _choice(fields, "priority", get_args(Priority))),
     )

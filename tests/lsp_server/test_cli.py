@@ -19,9 +19,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from lsp_server import manage
 from models.cards import DEFAULT_MODEL
 from models.paths import runtime_dir
 from models.protocol import PROTOCOL_VERSION, DaemonHello, encode
+from models.timings import Histogram
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -517,3 +519,19 @@ def wait_until_reading(pid: int) -> None:
         pytest.skip("no /proc to see what a process waits for")
     while "pipe" not in opened.read_text():
         os.sched_yield()
+
+
+def test_the_daemons_times_are_a_table(capsys: pytest.CaptureFixture[str]) -> None:
+    """The status has a line for each kind of request and time, and not the buckets, which are --json's."""
+    histogram = Histogram()
+    for value_ms in (10.0, 20.0, 3000.0):
+        histogram.add(value_ms)
+    kinds = {"interactive": {"total": histogram.to_map()}, "prefetch": {}}
+    status = {"state": "ready", "histogram_bounds_ms": [1.0], "histograms": kinds}
+    manage._print_status(status, as_json=False)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["state", "ready"]
+    assert lines[-1].split() == ["interactive", "total", "3", "22.4", "2818.4", "2818.4", "3000.0"]
+    assert len(lines) == 4
+    manage._print_status(status, as_json=True)
+    assert json.loads(capsys.readouterr().out) == {"version": 1} | status

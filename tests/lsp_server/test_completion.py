@@ -28,6 +28,7 @@ class ScriptedClient:
         self.text = text
         self.requests: list[GenerateRequest] = []
         self.sent = ""
+        self.ends: FinishReason = "stop"
 
     def generate(self, request: GenerateRequest) -> ScriptedGeneration:
         """Behave as `models.client.Client.generate` does."""
@@ -62,7 +63,7 @@ class ScriptedGeneration:
             self.client.sent += piece
             return Delta(piece)
         self.over = True
-        reason: FinishReason = "cancelled" if self.cancelled else "stop"
+        reason: FinishReason = "cancelled" if self.cancelled else self.client.ends
         return Done(reason, TokenCounts(10, 4, 3), {"queue": 0.0, "prefill": 2.0, "decode": 3.0})
 
     async def cancel(self) -> None:
@@ -205,6 +206,17 @@ async def test_nothing_worth_showing_is_empty_and_says_so() -> None:
         assert completion
         assert (completion.text, completion.finish_reason) == ("", "empty")
     assert len(desk.client.requests) == 1
+
+
+async def test_an_answer_that_came_too_late_to_have_a_text_is_asked_for_again() -> None:
+    """A model whose time was over before its first token has not said that there is nothing to suggest."""
+    desk = Desk("")
+    desk.client.ends = "time"
+    for _ in range(2):
+        completion = await desk.complete("x = ▒\n")
+        assert completion
+        assert (completion.text, completion.finish_reason) == ("", "time")
+    assert len(desk.client.requests) == 2
 
 
 def found(*licenses: str) -> Match:

@@ -27,7 +27,8 @@ DEADLINE_S = 30.0
 class FakeEngine:
     """An engine whose answer is the prefix itself, letter by letter, except for the prefixes named here.
 
-    "wait" runs until it is cancelled or `released`; "overflow" and "crash" fail. `served` has what was asked for.
+    "wait" runs until it is cancelled or `released`, "say, then wait" says that first; "overflow" and "crash" fail.
+    `served` has what was asked for, `first_token_limits_ms` the time that it had.
     """
 
     threads = 1
@@ -37,18 +38,22 @@ class FakeEngine:
         self.started = threading.Semaphore(0)
         self.released = threading.Event()
         self.served: list[str] = []
+        self.first_token_limits_ms: list[float] = []
         self.closed = False
 
     def generate(self, request: GenerateRequest, cancel: CancelFlag, emit: Callable[[str], None]) -> Done:
         """Do what the prefix says."""
         prefix = request.prompt.prefix
         self.served.append(prefix)
+        self.first_token_limits_ms.append(request.first_token_limit_ms)
+        if prefix.startswith("say"):
+            emit("say")
         self.started.release()
         if prefix == "overflow":
             raise ContextOverflowError("too long")
         if prefix == "crash":
             raise RuntimeError(prefix)
-        while prefix.startswith("wait") and not cancel.is_set() and not self.released.wait(0.001):
+        while "wait" in prefix and not cancel.is_set() and not self.released.wait(0.001):
             pass
         if not cancel.is_set():
             for letter in prefix:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import os
 import threading
@@ -16,11 +17,14 @@ from models.backend_llama import Engine
 from models.cards import DEFAULT_MODEL, load_card
 from models.errors import BackendError, ContextOverflowError
 from models.generation import Decoding
-from models.protocol import Done, FimPrompt, GenerateRequest
-from models.scheduler import CancelFlag
+from models.protocol import Delta, Done, FimPrompt, GenerateRequest
+from models.scheduler import CancelFlag, Scheduler
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
+
+    from models.scheduler import Event
 
 DEADLINE_S = 120.0
 ADD = "def add(a, b):\n    return "
@@ -32,7 +36,8 @@ LONG = "".join(
 
 def generate(engine: Engine, prefix: str, suffix: str = "\n", **options: object) -> tuple[str, Done]:
     """Return the text of a generation that nothing interrupts, and its end."""
-    options = {"max_tokens": 16, "time_limit_ms": DEADLINE_S * 1000} | options
+    limit_ms = DEADLINE_S * 1000
+    options = {"max_tokens": 16, "first_token_limit_ms": limit_ms, "time_limit_ms": limit_ms} | options
     request = GenerateRequest(FimPrompt(prefix, suffix), **options)  # type: ignore[arg-type]
     texts: list[str] = []
     done = engine.generate(request, CancelFlag(), texts.append)
@@ -50,6 +55,7 @@ def test_it_completes(engine: Engine) -> None:
     assert done.tokens.prompt_reused < done.tokens.prompt
     assert 0 < done.timings_ms["prefill"] <= done.timings_ms["time_to_first_token"]
     assert done.timings_ms["decode"] > 0
+    assert 0 < done.timings_ms["inter_token_p50"] <= done.timings_ms["inter_token_max"]
 
 
 @pytest.mark.model
@@ -147,6 +153,9 @@ def test_limits(engine: Engine) -> None:
     text, done = generate(engine, ADD, max_tokens=10_000, time_limit_ms=1000)
     assert done.finish_reason in ("time", "length", "stop")
     assert text.startswith("a + b")
+    text, done = generate(engine, "# too late\n" + LONG[:1000], first_token_limit_ms=0)
+    assert (text, done.finish_reason, done.tokens.generated) == ("", "time", 0)
+    assert "time_to_first_token" not in done.timings_ms
     assert generate(engine, ADD, stop=("\n",))[0] == "a + b"
 
 
@@ -176,6 +185,33 @@ def test_a_cancelled_prefill_frees_the_model(engine: Engine) -> None:
     assert done[0].tokens.prompt > 1000
     assert done[0].tokens.generated == 0
     assert generate(engine, ADD, stop=("\n",))[0] == "a + b"
+
+
+@pytest.mark.model
+async def test_what_gave_way_goes_on_from_where_it_was(weights: Path) -> None:
+    """A warm-up that ends for another editor's request finds what it had computed when it goes on."""
+    engine = Engine(weights, load_card(DEFAULT_MODEL), prompt_tokens=1536)
+    loop = asyncio.get_running_loop()
+    scheduler = Scheduler(lambda: engine, loop)
+    scheduler.start()
+    ends: dict[str, asyncio.Future[Event]] = {name: loop.create_future() for name in ("warm-up", "urgent")}
+
+    def sink(name: str) -> Callable[[Event], None]:
+        return lambda event: None if isinstance(event, Delta) else ends[name].set_result(event)
+
+    limits_ms = {"time_limit_ms": DEADLINE_S * 1000, "first_token_limit_ms": DEADLINE_S * 1000}
+    warm_up = GenerateRequest(FimPrompt(LONG, ""), 0, priority="warm-up", **limits_ms)
+    scheduler.submit("a", warm_up, sink("warm-up"))
+    await asyncio.to_thread(wait_until_computing, engine, since_s=0.0)
+    scheduler.submit("b", GenerateRequest(FimPrompt(ADD, "\n"), 8, ("\n",), **limits_ms), sink("urgent"))
+    urgent, warmed = await ends["urgent"], await ends["warm-up"]
+    await scheduler.stop()
+    assert isinstance(urgent, Done)
+    assert isinstance(warmed, Done)
+    assert (urgent.finish_reason, warmed.finish_reason) == ("stop", "length")
+    assert 0 < warmed.tokens.prompt_reused < warmed.tokens.prompt
+    assert warmed.timings_ms["queue"] > urgent.timings_ms["total"]
+    assert scheduler.counts.cancelled == 0
 
 
 def wait_until_computing(engine: Engine, *, since_s: float) -> None:

@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from models import daemon
+from models.cards import DEFAULT_MODEL
 from models.errors import DaemonUnavailableError, UnknownModelError
 from models.protocol import (
     MAX_FRAME_BYTES,
@@ -108,12 +109,15 @@ async def connect(meeting: Rendezvous) -> Peer:
 
 
 @contextlib.asynccontextmanager
-async def running(engine: Engine, *, idle_exit_s: float = DEADLINE_S) -> AsyncIterator[tuple[Rendezvous, asyncio.Task]]:
+async def running(
+    engine: Engine, *, idle_exit_s: float = DEADLINE_S, unload_after_s: float | None = None
+) -> AsyncIterator[tuple[Rendezvous, asyncio.Task]]:
     """Run a daemon in this process, and end it afterwards if it still runs."""
     meeting = rendezvous(MODEL)
     ready = asyncio.Event()
     task = asyncio.create_task(
-        daemon.serve(meeting, lambda: engine, idle_exit_s=idle_exit_s, ready=ready.set), name="daemon"
+        daemon.serve(meeting, lambda: engine, idle_exit_s=idle_exit_s, unload_after_s=unload_after_s, ready=ready.set),
+        name="daemon",
     )
     try:
         await asyncio.wait_for(ready.wait(), DEADLINE_S)
@@ -306,7 +310,51 @@ async def test_status(fake_engine: FakeEngine) -> None:
         assert status["threads"] == 1
         assert status["last"]["tokens"]["generated"] == 1
         assert status["error"] is None
+        assert status["unload_after_s"] is None
+        total = status["histograms"]["interactive"]["total"]
+        assert (total["count"], len(total["counts"])) == (1, len(status["histogram_bounds_ms"]) + 1)
         await peer.close()
+
+
+async def test_an_unused_model_is_unloaded(fake_engine: FakeEngine) -> None:
+    """The daemon stays and says so; who asks for the status leaves it so, who greets as an editor has it loaded."""
+    async with running(fake_engine, unload_after_s=0.05) as (meeting, _):
+        peer = await connect(meeting)
+        peer.send(ClientHello(PROTOCOL_VERSION, "test", ""))
+        await peer.expect(DaemonHello)
+
+        async def state() -> str:
+            peer.send(StatusQuery(1))
+            return str((await peer.expect(StatusMessage)).status["state"])
+
+        async with asyncio.timeout(DEADLINE_S):
+            while await state() != "unloaded":
+                pass
+        assert fake_engine.closed
+        peer.send(ClientHello(PROTOCOL_VERSION, "test", ""))
+        await peer.expect(DaemonHello)
+        assert await state() == "unloaded"
+        peer.send(HELLO)
+        await peer.expect(DaemonHello)
+        assert await state() != "unloaded"
+        peer.send(generate(2, "x"))
+        assert (await peer.expect(DoneMessage)).done.finish_reason == "stop"
+        await peer.close()
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("", daemon.UNLOAD_AFTER_S), ("90.5", 90.5), ("0", None)])
+def test_the_environment_says_when_to_unload(monkeypatch: pytest.MonkeyPatch, text: str, seconds: float | None) -> None:
+    """Seconds, nothing for the default, 0 for never."""
+    monkeypatch.setenv("STARCITE_UNLOAD_AFTER_S", text)
+    assert daemon._unload_after_s() == seconds
+
+
+@pytest.mark.parametrize("text", ["soon", "-1", "nan", "inf"])
+def test_a_wrong_time_to_unload_is_an_error(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    """A daemon that cannot read the time does not start, and says what to write."""
+    monkeypatch.setenv("STARCITE_UNLOAD_AFTER_S", text)
+    with pytest.raises(DaemonUnavailableError, match=r"STARCITE_UNLOAD_AFTER_S is .* set it to seconds"):
+        daemon.run(DEFAULT_MODEL)
 
 
 async def test_shutdown_ends_what_runs_as_cancelled(fake_engine: FakeEngine) -> None:

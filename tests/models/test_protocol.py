@@ -64,9 +64,10 @@ REQUEST = st.builds(
     prompt=PROMPT,
     max_tokens=COUNT,
     stop=st.lists(TEXT, max_size=3).map(tuple),
+    first_token_limit_ms=NUMBER,
     time_limit_ms=NUMBER,
     editor=TEXT,
-    priority=st.sampled_from(["interactive", "background"]),
+    priority=st.sampled_from(["interactive", "prefetch", "warm-up"]),
 )
 DONE = st.builds(
     Done,
