@@ -166,7 +166,7 @@ def test_from_the_card_to_the_engine(home: Path, published: Path) -> None:
     for name in TRANSFORMERS_FILES:
         there = home / "models" / "tiny" / "transformers" / name
         assert there.read_bytes() == (published.parent / "transformers" / name).read_bytes()
-    engine = daemon._load_engine("tiny")
+    engine = daemon.load_engine("tiny")
     assert isinstance(engine, LlamaEngine)
     assert says_something(engine)
     engine = backends.open_engine(full, store, threads=1)
@@ -181,7 +181,7 @@ def test_a_card_of_safetensors_alone(home: Path, only_safetensors: Path) -> None
     assert card.format == "transformers"
     assert card.in_full_precision() == card
     assert store.is_pulled(load_card("tiny"))
-    engine = daemon._load_engine("tiny")
+    engine = daemon.load_engine("tiny")
     assert isinstance(engine, TransformersEngine)
     assert says_something(engine)
 
@@ -195,12 +195,12 @@ def test_a_gpu_that_fails_is_no_end(
     machine(monkeypatch, LARGE)
     store = Store(home / "models")
     store.add(published)
-    engine = daemon._load_engine("tiny")
+    engine = daemon.load_engine("tiny")
     assert isinstance(engine, LlamaEngine)
     engine.close()
     store.add(only_safetensors)
     with pytest.raises(BackendError, match="cannot be loaded"):
-        daemon._load_engine("tiny")
+        daemon.load_engine("tiny")
 
 
 def test_a_card_says_which_files_are_its_own(published: Path) -> None:
