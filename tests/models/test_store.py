@@ -600,7 +600,7 @@ def test_the_model_that_comes_along_is_used_offline(
     folder.mkdir()
     weights = folder / "tiny.gguf"
     weights.write_bytes(b"weights")
-    write_card(draft(size_of("tiny"), "c0ffee", 1), "-", weights, [weights], folder / "tiny.toml")
+    write_card(draft(size_of("tiny"), "c0ffee", 1), "-", weights, [weights], [], folder / "tiny.toml")
     monkeypatch.setattr("models.cards.embedded_dir", lambda: folder)
     assert place.current() == "tiny"
     assert place.path(load_card("tiny", place.folder / "cards")).read_bytes() == b"weights"
